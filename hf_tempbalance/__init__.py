@@ -1,0 +1,52 @@
+"""TempBalance for Hugging Face: a learning rate for each layer, from the heavy tail of its weight spectrum."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+__version__ = "0.1.0.dev0"
+
+# Imported on first use: the core must work where transformers or torchvision are missing or broken.
+_MODULE_OF = {
+    "LayerSpectrum": "analysis",
+    "NoEffectWarning": "balancer",
+    "TempBalanceCallback": "callback",
+    "TempBalanceConfig": "config",
+    "TempBalanceTrainer": "trainer",
+    "TempBalanceTrainingArguments": "training_args",
+    "TempBalancer": "balancer",
+    "analyze": "analysis",
+}
+
+__all__ = [
+    "LayerSpectrum",
+    "NoEffectWarning",
+    "TempBalanceCallback",
+    "TempBalanceConfig",
+    "TempBalanceTrainer",
+    "TempBalanceTrainingArguments",
+    "TempBalancer",
+    "analyze",
+]
+
+if TYPE_CHECKING:
+    from .analysis import LayerSpectrum, analyze
+    from .balancer import NoEffectWarning, TempBalancer
+    from .callback import TempBalanceCallback
+    from .config import TempBalanceConfig
+    from .trainer import TempBalanceTrainer
+    from .training_args import TempBalanceTrainingArguments
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,176 @@
+"""`TempBalancer`: looks at the weights and gives each layer its learning rate, in any PyTorch loop."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .analysis import LayerSpectrum, analyze
+from .config import TempBalanceConfig
+from .layers import describe, find_followers, find_layers, unwrap
+from .mapping import is_usable, map_scores
+from .param_groups import VirtualGroups, check_optimizer
+
+
+class NoEffectWarning(UserWarning):
+    """A look changed nothing: all tuned layers have the same multiplier 1."""
+
+
+class TempBalancer:
+    """Gives each layer of a model its own learning rate, from the heavy tail of its weight spectrum.
+
+    Every parameter has a multiplier, 1 until the first `rebalance`. It is applied inside ``optimizer.step()`` alone,
+    as ``group["lr"] * multiplier``: whatever a schedule writes into ``group["lr"]`` stays the schedule's, and
+    checkpoints of the optimizer are those of plain training.
+
+    Args:
+        model: the model that is trained; DataParallel, DistributedDataParallel and compiled wrappers are seen through.
+        optimizer: its optimizer, plain or prepared by Accelerate. Attached to on construction.
+        config: the settings; the paper's where it is None.
+
+    Raises:
+        ValueError: no layer can be tuned (the message lists each and its rule), or rates per layer can't be applied
+            through this optimizer.
+        RuntimeError: the optimizer is balanced already.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> balancer = TempBalancer(model, optimizer)
+        >>> spectra = balancer.rebalance()  # once before training, then after every epoch
+        >>> sorted(set(balancer.lr_multipliers.values()))
+        [0.5, 1.0, 1.5]
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TempBalanceConfig | None = None
+    ) -> None:
+        self.config = config or TempBalanceConfig()
+        self.model = unwrap(model)
+        self._layer_of = assign_parameters(self.model, self.config)
+        self._multipliers = dict.fromkeys(self._layer_of.values(), 1.0)
+        trained = [p for p in self.model.parameters() if id(p) in self._layer_of and p.requires_grad]
+        check_optimizer(optimizer, trained)
+        self.optimizer = optimizer
+        self._groups = VirtualGroups(optimizer, self._layer_of_parameter, self._multiplier_of)
+
+    def rebalance(self) -> list[LayerSpectrum]:
+        """Look at the weights now and set the multipliers; they hold until the next call.
+
+        A layer whose score is NaN or infinite, or not in the domain of the mapping, gets the multiplier 1 and a
+        warning that names it; it changes no other layer's. Where all scores are equal every multiplier is 1.
+
+        Returns:
+            What `analyze` returns.
+        """
+        spectra = analyze(self.model, self.config)
+        tuned = [spectrum for spectrum in spectra if spectrum.excluded_by is None]
+        scores = [getattr(spectrum, self.config.metric) for spectrum in tuned]
+        multipliers = map_scores(
+            scores,
+            self.config.mapping,
+            lr_min_ratio=self.config.lr_min_ratio,
+            lr_max_ratio=self.config.lr_max_ratio,
+        )
+        self._multipliers = {spectrum.name: value for spectrum, value in zip(tuned, multipliers, strict=True)}
+        self._write_into_groups()
+        self._warn(tuned, scores)
+        return spectra
+
+    @property
+    def lr_multipliers(self) -> dict[str, float]:
+        """Parameter name -> multiplier, for every parameter of the model; 1.0 where it is not tuned."""
+        named = self.model.named_parameters()
+        return {name: self._multiplier_of(self._layer_of_parameter(parameter)) for name, parameter in named}
+
+    @property
+    def layer_multipliers(self) -> dict[str, float]:
+        """Name of a tuned layer -> multiplier of its parameters and of the norm that follows it."""
+        return dict(self._multipliers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The multipliers, in JSON types."""
+        return {"version": 1, "multipliers": dict(self._multipliers)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`; the multipliers are in force from the next step.
+
+        Raises:
+            ValueError: the state comes from a newer version or belongs to other layers; the message names them.
+        """
+        if state.get("version") != 1:
+            raise ValueError(f"TempBalancer state has version {state.get('version')!r}; this package reads version 1.")
+        differing = sorted(state["multipliers"].keys() ^ self._multipliers.keys())
+        if differing:
+            raise ValueError(
+                f"TempBalancer state and model do not tune the same layers; only one of them tunes {differing}. "
+                "Load it into the same model with the same exclusion settings."
+            )
+        self._multipliers = dict(state["multipliers"])
+        self._write_into_groups()
+
+    def detach(self) -> None:
+        """Take the balancer off the optimizer: from now on every parameter is stepped with the schedule's rate."""
+        self._groups.detach()
+
+    def _layer_of_parameter(self, parameter: Tensor) -> str | None:
+        return self._layer_of.get(id(parameter))
+
+    def _multiplier_of(self, layer: str | None) -> float:
+        return 1.0 if layer is None else self._multipliers[layer]
+
+    def _write_into_groups(self) -> None:
+        """Show the multiplier in layer-wise groups, for those who read them; it is applied inside step."""
+        for group in self.optimizer.param_groups:
+            if "lr_multiplier" in group:
+                group["lr_multiplier"] = self._multiplier_of(group["layer"])
+
+    def _warn(self, tuned: list[LayerSpectrum], scores: list[float]) -> None:
+        usable = is_usable(scores, self.config.mapping)
+        for spectrum, score, counts in zip(tuned, scores, usable, strict=True):
+            if not counts:
+                cause = "" if math.isfinite(score) else " (NaN, infinite, zero or low-rank weights)"
+                warnings.warn(
+                    f"{spectrum.name}: {self.config.metric} is {score}{cause}, which mapping={self.config.mapping!r} "
+                    "can't use. This layer keeps the schedule's rate until the next look.",
+                    stacklevel=3,
+                )
+        if len(set(self._multipliers.values())) == 1 and len(set(scores)) == 1:
+            warnings.warn(
+                f"{len(scores)} tuned layers have the same {self.config.metric}={scores[0]}: every multiplier is 1 "
+                "and this look changes nothing.",
+                NoEffectWarning,
+                stacklevel=3,
+            )
+
+
+def assign_parameters(model: nn.Module, config: TempBalanceConfig) -> dict[int, str]:
+    """id of each tuned parameter -> name of the layer whose multiplier it takes. Depends on the architecture alone.
+
+    A layer's own weight and bias belong to it, and those of the norm that follows it; a parameter used twice belongs
+    to the layer that is met first.
+
+    Raises:
+        ValueError: no layer is tuned.
+    """
+    layers = find_layers(
+        model,
+        exclude_first=config.exclude_first,
+        exclude_last=config.exclude_last,
+        min_eigenvalues=config.min_eigenvalues,
+    )
+    tuned = {layer.name for layer in layers if layer.excluded_by is None}
+    if not tuned:
+        raise ValueError(f"There is nothing to balance: {describe(model, layers)}")
+    followers = find_followers(model, batchnorm=config.batchnorm, layernorm=config.layernorm)
+    owner: dict[int, str] = {}
+    for name, module in model.named_modules():
+        layer = name if name in tuned else followers.get(name)
+        if layer in tuned:
+            for parameter in module.parameters():
+                owner.setdefault(id(parameter), layer)
+    return owner

@@ -1,0 +1,186 @@
+"""`TempBalanceCallback`: TempBalance in a plain Hugging Face Trainer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from .analysis import LayerSpectrum
+from .balancer import TempBalancer
+from .config import TempBalanceConfig
+from .history import HISTORY_NAME, append_look, cut_history
+
+
+logger = logging.getLogger(__name__)
+
+
+class TempBalanceCallback(TrainerCallback, ExportableState):
+    """Gives each layer its own learning rate while a Trainer trains: ``Trainer(..., callbacks=[TempBalanceCallback()])``.
+
+    Looks at the weights when training starts, then after every ``update_interval`` epochs or optimizer steps.
+    The optimizer's groups, its checkpoints, the schedule and the logged ``learning_rate`` stay those of plain
+    training: a checkpoint can be resumed with or without the callback. Its own state is in ``trainer_state.json``,
+    and a resumed run goes on with the multipliers it had. Remove the callback to train on without it.
+
+    After each look these are logged, over the tuned layers, and one line with every layer is appended to
+    ``tempbalance_history.jsonl`` in the output folder. A callback can't reach the trackers: with a plain Trainer the
+    scalars are in ``trainer.state.log_history`` and on the console with the next log; `TempBalanceTrainer` logs them
+    through ``Trainer.log``.
+
+    | key | meaning |
+    | --- | --- |
+    | tempbalance/alpha_mean, _min, _max, _std | exponents that are finite; population standard deviation |
+    | tempbalance/multiplier_min, _max | smallest and largest learning-rate multiplier |
+    | tempbalance/seconds | time of the look |
+
+    Args:
+        config: the settings, also as the dict of `TempBalanceConfig.to_dict`; the paper's where it is None.
+    """
+
+    def __init__(self, config: TempBalanceConfig | dict[str, Any] | None = None) -> None:
+        self.config = (
+            TempBalanceConfig.from_dict(config) if isinstance(config, dict) else config or TempBalanceConfig()
+        )
+        self.balancer: TempBalancer | None = None
+        self.log: Callable[[dict[str, float]], None] | None = None  # TempBalanceTrainer puts Trainer.log here
+        self._unprinted: dict[str, float] = {}
+        # What a checkpoint keeps.
+        self.last_look_step = -1
+        self.seconds = 0.0
+        self.balancer_state: dict[str, Any] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What Trainer writes into ``trainer_state.json``."""
+        return {
+            "args": {"config": self.config.to_dict()},
+            "attributes": {
+                "last_look_step": self.last_look_step,
+                "seconds": self.seconds,
+                "balancer_state": self.balancer_state,
+            },
+        }
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        **kwargs: Any,
+    ) -> None:
+        # Also runs on a retry with a smaller batch and on a second train(), without an on_train_end before it.
+        if self.balancer is not None:
+            self.balancer.detach()
+        self.balancer = TempBalancer(model, optimizer, self.config)
+        self._restore(state)
+        # Trainer reads this entry at every save; it has none after a resume from a checkpoint without TempBalance.
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        if state.is_world_process_zero:
+            cut_history(Path(args.output_dir, HISTORY_NAME), self.last_look_step)
+        # A checkpoint saved by the last step of an epoch is older than the look at that epoch's end.
+        missed = self._is_due(state) and self.last_look_step < state.global_step
+        if self.balancer_state is None or missed:
+            self._look(args, state)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.config.update_unit == "step" and self._is_due(state):
+            self._look(args, state)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.config.update_unit == "epoch" and self._is_due(state, partial_epoch=True):
+            self._look(args, state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is not None:
+            logs.update(self._unprinted)
+            self._unprinted = {}
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.balancer is not None:
+            self.balancer.detach()
+
+    def _restore(self, state: TrainerState) -> None:
+        """Take up the state that the checkpoint has of this callback, or start anew."""
+        self.last_look_step, self.seconds, self.balancer_state = -1, 0.0, None
+        stored = state.stateful_callbacks.get(type(self).__name__)
+        stored = stored[-1] if isinstance(stored, list) else stored
+        if state.global_step == 0 or stored is None or stored["attributes"]["balancer_state"] is None:
+            return
+        for name, value in stored["attributes"].items():
+            setattr(self, name, value)
+        self.balancer.load_state_dict(self.balancer_state)
+
+    def _is_due(self, state: TrainerState, *, partial_epoch: bool = False) -> bool:
+        if self.config.update_unit == "step":
+            return state.global_step % self.config.update_interval == 0
+        epochs = state.epoch or 0.0
+        whole = round(epochs)
+        if abs(epochs - whole) > 1e-6:  # Trainer adds up fractions of an epoch
+            whole = math.ceil(epochs)
+            if not partial_epoch:
+                return False
+        return whole % self.config.update_interval == 0
+
+    def _look(self, args: TrainingArguments, state: TrainerState) -> None:
+        start = time.perf_counter()
+        spectra = self.balancer.rebalance()
+        seconds = time.perf_counter() - start
+        self.last_look_step = state.global_step
+        self.seconds += seconds
+        self.balancer_state = self.balancer.state_dict()
+        multipliers = self.balancer.layer_multipliers
+        if state.is_world_process_zero:
+            layers = [
+                {**spectrum.to_dict(), "multiplier": multipliers.get(spectrum.name, 1.0)} for spectrum in spectra
+            ]
+            look = {"step": state.global_step, "epoch": state.epoch or 0.0, "seconds": seconds, "layers": layers}
+            append_look(Path(args.output_dir, HISTORY_NAME), look)
+        self._report(state, _summary(spectra, multipliers, seconds))
+
+    def _report(self, state: TrainerState, scalars: dict[str, float]) -> None:
+        logger.info("step %d: %s", state.global_step, scalars)
+        if self.log is not None:
+            self.log(scalars)
+        else:
+            state.log_history.append({**scalars, "epoch": state.epoch or 0.0, "step": state.global_step})
+            self._unprinted = scalars
+
+
+def _summary(spectra: list[LayerSpectrum], multipliers: dict[str, float], seconds: float) -> dict[str, float]:
+    alphas = [s.alpha for s in spectra if s.excluded_by is None and math.isfinite(s.alpha)]
+    scalars = {
+        "multiplier_min": min(multipliers.values()),
+        "multiplier_max": max(multipliers.values()),
+        "seconds": seconds,
+    }
+    if alphas:
+        scalars |= {
+            "alpha_mean": float(np.mean(alphas)),
+            "alpha_min": min(alphas),
+            "alpha_max": max(alphas),
+            "alpha_std": float(np.std(alphas)),
+        }
+    return {f"tempbalance/{key}": value for key, value in sorted(scalars.items())}

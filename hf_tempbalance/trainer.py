@@ -1,0 +1,107 @@
+"""`TempBalanceTrainer`: a Trainer whose optimizer has layer-wise groups and whose looks reach every tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+
+from .balancer import assign_parameters
+from .callback import TempBalanceCallback
+from .config import TempBalanceConfig
+from .layers import unwrap
+from .param_groups import LayerGroups, check_optimizer
+from .training_args import TempBalanceTrainingArguments
+
+
+class TempBalanceTrainer(Trainer):
+    """A Trainer with TempBalance: ``TempBalanceTrainer(..., tempbalance=TempBalanceConfig())``.
+
+    It makes the optimizer as Trainer does and splits its groups by layer (``group["layer"]``,
+    ``group["lr_multiplier"]``; the untuned parameters come first). ``group["lr"]`` is the schedule's in all of them;
+    the multiplier is applied inside ``optimizer.step()``. Checkpoints keep the layout of a plain Trainer's and can be
+    exchanged with it. An optimizer that is passed in, or that keeps its state in its own way, is balanced without
+    splitting its groups for good.
+
+    The scalars that `TempBalanceCallback` lists go through ``Trainer.log``, so every tracker gets them.
+
+    Args:
+        *args, **kwargs: as for Trainer. With `TempBalanceTrainingArguments` the trainer acts on its two fields.
+        tempbalance: the settings; None trains as Trainer does (the two fields still count).
+
+    Raises:
+        ValueError: ``callbacks`` has a `TempBalanceCallback` as well.
+    """
+
+    def __init__(self, *args: Any, tempbalance: TempBalanceConfig | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tempbalance = tempbalance
+        self._layer_groups: LayerGroups | None = None
+        if tempbalance is not None:
+            if any(isinstance(callback, TempBalanceCallback) for callback in self.callback_handler.callbacks):
+                raise ValueError(
+                    "tempbalance=... and a TempBalanceCallback would both set the rates. Pass one of them."
+                )
+            self.add_callback(TempBalanceCallback(tempbalance))
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As Trainer; every parameter with ``weight_decay_on_all``."""
+        if isinstance(self.args, TempBalanceTrainingArguments) and self.args.weight_decay_on_all:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As Trainer, with the groups split by layer."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TempBalanceCallback):
+                callback.log = self.log
+        if is_new and self.tempbalance is not None:
+            self._layer_groups = self._split(optimizer)
+        return optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """As Trainer; a staircase with ``scheduler_unit="epoch"``."""
+        is_new = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if is_new and isinstance(self.args, TempBalanceTrainingArguments) and self.args.scheduler_unit == "epoch":
+            length = self._steps_per_epoch()
+            scheduler.lr_lambdas = [_staircase(function, length) for function in scheduler.lr_lambdas]
+        if is_new and self._layer_groups is not None:
+            self._layer_groups.adapt_scheduler(scheduler)
+        return scheduler
+
+    def _split(self, optimizer: torch.optim.Optimizer) -> LayerGroups | None:
+        model = unwrap(self.model)
+        layer_of = assign_parameters(model, self.tempbalance)
+        check_optimizer(optimizer, [p for p in model.parameters() if id(p) in layer_of and p.requires_grad])
+        own = type(optimizer)
+        plain = torch.optim.Optimizer
+        if own.state_dict is not plain.state_dict or own.load_state_dict is not plain.load_state_dict:
+            return None  # its checkpoints don't pass the hooks that convert them; virtual groups do without
+        return LayerGroups(optimizer, lambda parameter: layer_of.get(id(parameter)))
+
+    def _steps_per_epoch(self) -> int:
+        loader = self.get_train_dataloader()
+        if not has_length(loader):
+            raise ValueError(
+                "scheduler_unit='epoch' needs a training data set with a length. Use scheduler_unit='step'."
+            )
+        return self.set_initial_training_values(self.args, loader)[1]
+
+
+def _staircase(schedule: Callable[[int], float], steps_per_epoch: int) -> Callable[[int], float]:
+    """The schedule with its value at an epoch's first step held for the whole epoch."""
+
+    # A function and not an object: LambdaLR would pickle an object's attributes into scheduler.pt.
+    def held(step: int) -> float:
+        return schedule(step // steps_per_epoch * steps_per_epoch)
+
+    return held

@@ -1,0 +1,62 @@
+"""Seeds, one thread, no network, and the fixtures that several tests need."""
+
+from __future__ import annotations
+
+import os
+
+
+# Read when the libraries are imported, so they stand before any of them.
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def _shared(folder: str) -> Path:
+    path = SHARED / folder
+    if not path.is_dir():
+        pytest.skip(f"{path} is not here")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Outputs of the reference implementation."""
+    return _shared("golden")
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Path:
+    """The 60,000 CIFAR-10 images as parquet files in the Hub's layout."""
+    return _shared("data/cifar10")
+
+
+@pytest.fixture
+def optimizer_rates():
+    """A function (model, optimizer) -> dict that `step` fills: parameter name -> the rate it was stepped with."""
+
+    def record(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        seen: dict[str, float] = {}
+
+        def hook(optimizer, args, kwargs) -> None:
+            seen.clear()
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    assert names[id(parameter)] not in seen, "a parameter is in two groups"
+                    seen[names[id(parameter)]] = float(group["lr"])
+
+        optimizer.register_step_pre_hook(hook)
+        return seen
+
+    return record

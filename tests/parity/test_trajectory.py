@@ -1,0 +1,107 @@
+"""Whole training runs against the reference implementation: every rate of every parameter, and the loss."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import ConvNet, Digits, trainer_settings
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hf_tempbalance import (
+    TempBalanceCallback,
+    TempBalanceConfig,
+    TempBalanceTrainer,
+    TempBalanceTrainingArguments,
+)
+
+
+RUNS = {
+    "trajectory_7": TempBalanceConfig(),
+    "trajectory_8": TempBalanceConfig(lr_min_ratio=0.6, lr_max_ratio=1.4, mapping="sqrt"),
+}
+
+
+class RatesPerEpoch(TrainerCallback):
+    """Keeps the rates of each epoch's last step."""
+
+    def __init__(self, seen: dict[str, float]) -> None:
+        self.seen, self.epochs = seen, []
+
+    def on_epoch_end(self, args, state, control, **kwargs) -> None:
+        self.epochs.append(dict(self.seen))
+
+
+def run_with_trainer(name: str, expected: dict, model: ConvNet, record, folder: Path) -> list[dict[str, float]]:
+    arguments = trainer_settings(
+        folder,
+        per_device_train_batch_size=expected["batch_size"],
+        num_train_epochs=expected["epochs"],
+        learning_rate=expected["sgd"]["lr"],
+        optim_args="momentum=0.9",
+        weight_decay=expected["sgd"]["weight_decay"],
+        lr_scheduler_type="cosine",
+        train_sampling_strategy="sequential",
+    )
+    trainer = TempBalanceTrainer(
+        model,
+        TempBalanceTrainingArguments(**arguments, weight_decay_on_all=True, scheduler_unit="epoch"),
+        train_dataset=Digits(640, torch.float64),
+        tempbalance=RUNS[name],
+    )
+    rates = RatesPerEpoch(record(model, trainer.create_optimizer()))
+    trainer.add_callback(rates)
+    trainer.train()
+    return rates.epochs
+
+
+def run_with_callback(name: str, expected: dict, model: ConvNet, record, folder: Path) -> list[dict[str, float]]:
+    sgd = expected["sgd"]
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=sgd["lr"], momentum=sgd["momentum"], weight_decay=sgd["weight_decay"]
+    )
+    steps, epochs = 640 // expected["batch_size"], expected["epochs"]
+    staircase = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * (step // steps) / epochs))
+    )
+    arguments = trainer_settings(
+        folder,
+        per_device_train_batch_size=expected["batch_size"],
+        num_train_epochs=epochs,
+        train_sampling_strategy="sequential",
+    )
+    rates = RatesPerEpoch(record(model, optimizer))
+    trainer = Trainer(
+        model,
+        TrainingArguments(**arguments),
+        train_dataset=Digits(640, torch.float64),
+        optimizers=(optimizer, staircase),
+        callbacks=[TempBalanceCallback(RUNS[name]), rates],
+    )
+    trainer.train()
+    assert len(trainer.optimizer.param_groups) == 1
+    return rates.epochs
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("run", [run_with_trainer, run_with_callback])
+def test_every_rate_and_loss_is_the_reference_s(name, run, golden, optimizer_rates, tmp_path):
+    expected = json.loads((golden / f"{name}.json").read_text())
+    model = ConvNet()
+    weights = {k: v for k, v in load_file(golden / expected["initial_weights"]).items()}
+    missing = model.load_state_dict(weights, strict=False).missing_keys
+    assert all(key.endswith("num_batches_tracked") or "running" in key for key in missing)
+    model = model.double()
+
+    epochs = run(name, expected, model, optimizer_rates, tmp_path)
+
+    assert len(epochs) == len(expected["epochs_log"]) == 6
+    steps = len(model.losses) // len(epochs)
+    for number, (rates, log) in enumerate(zip(epochs, expected["epochs_log"], strict=True)):
+        assert rates == pytest.approx(log["lr_by_parameter"], rel=1e-5)
+        losses = model.losses[number * steps : (number + 1) * steps]
+        assert sum(losses) / steps == pytest.approx(log["train_loss"], abs=1e-6)
