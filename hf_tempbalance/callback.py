@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class TempBalanceCallback(TrainerCallback, ExportableState):
-    """Gives each layer its own learning rate while a Trainer trains: ``Trainer(..., callbacks=[TempBalanceCallback()])``.
+    """Gives each layer its own learning rate: ``Trainer(..., callbacks=[TempBalanceCallback()])``.
 
     Looks at the weights when training starts, then after every ``update_interval`` epochs or optimizer steps.
     The optimizer's groups, its checkpoints, the schedule and the logged ``learning_rate`` stay those of plain
@@ -90,19 +90,19 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         # A checkpoint saved by the last step of an epoch is older than the look at that epoch's end.
         missed = self._is_due(state) and self.last_look_step < state.global_step
         if self.balancer_state is None or missed:
-            self._look(args, state)
+            self._look(args, state, control)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.config.update_unit == "step" and self._is_due(state):
-            self._look(args, state)
+            self._look(args, state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.config.update_unit == "epoch" and self._is_due(state, partial_epoch=True):
-            self._look(args, state)
+            self._look(args, state, control)
 
     def on_log(
         self,
@@ -144,7 +144,7 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
                 return False
         return whole % self.config.update_interval == 0
 
-    def _look(self, args: TrainingArguments, state: TrainerState) -> None:
+    def _look(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         start = time.perf_counter()
         spectra = self.balancer.rebalance()
         seconds = time.perf_counter() - start
@@ -158,12 +158,14 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
             ]
             look = {"step": state.global_step, "epoch": state.epoch or 0.0, "seconds": seconds, "layers": layers}
             append_look(Path(args.output_dir, HISTORY_NAME), look)
-        self._report(state, _summary(spectra, multipliers, seconds))
+        self._report(state, control, _summary(spectra, multipliers, seconds))
 
-    def _report(self, state: TrainerState, scalars: dict[str, float]) -> None:
+    def _report(self, state: TrainerState, control: TrainerControl, scalars: dict[str, float]) -> None:
         logger.info("step %d: %s", state.global_step, scalars)
         if self.log is not None:
+            should_log = control.should_log  # Trainer.log takes it back, and with it the loss that is due now
             self.log(scalars)
+            control.should_log = should_log
         else:
             state.log_history.append({**scalars, "epoch": state.epoch or 0.0, "step": state.global_step})
             self._unprinted = scalars

@@ -21,6 +21,7 @@ REFUSALS = {
     "LayerWiseDummyOptimizer": "it updates inside backward; use the variant of the optimizer that is not layer-wise",
     "Lomo": "it updates inside backward",
     "AdaLomo": "it updates inside backward",
+    "DeepSpeedOptimizerWrapper": "DeepSpeed steps inside backward, where this package does not reach yet",
     "DummyOptim": "the optimizer is made by the DeepSpeed configuration; remove it there, and let the Trainer make it",
 }
 
@@ -45,7 +46,7 @@ class VirtualGroups:
         layer_of: Callable[[Tensor], str | None],
         multiplier_of: Callable[[str | None], float],
     ) -> None:
-        if isinstance(getattr(optimizer.step, "tempbalance", None), VirtualGroups):
+        if any(isinstance(getattr(level.step, "tempbalance", None), VirtualGroups) for level in _levels(optimizer)):
             raise RuntimeError(
                 "This optimizer is balanced already, and multipliers would apply twice. Use one of "
                 "TempBalanceCallback, TempBalanceTrainer and TempBalancer, or call detach() on the first."
@@ -119,6 +120,14 @@ def _carry_over(group: Group, views: list[Group], before: list[Group]) -> None:
                 group["lr"] = view["lr"] * (group["lr"] / given["lr"])
 
 
+def _levels(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """The optimizer and those inside it, the innermost last; Accelerate's wrapper holds the real one."""
+    levels = [optimizer]
+    while isinstance(inner := getattr(levels[-1], "optimizer", None), torch.optim.Optimizer):
+        levels.append(inner)
+    return levels
+
+
 def check_optimizer(optimizer: torch.optim.Optimizer, tuned: list[Tensor]) -> None:
     """Refuse, in one sentence, an optimizer through which rates per layer can't be applied.
 
@@ -130,12 +139,12 @@ def check_optimizer(optimizer: torch.optim.Optimizer, tuned: list[Tensor]) -> No
         ValueError: its class can't be split, it keeps none or only some of the tuned parameters, or a trial on two
             throw-away parameters shows that it ignores the rates of its groups.
     """
-    inner = optimizer
-    while isinstance(getattr(inner, "optimizer", None), torch.optim.Optimizer):
-        inner = inner.optimizer
-    name = type(inner).__name__
-    if name in REFUSALS:
-        raise ValueError(f"{name} can't be given one learning rate per layer: {REFUSALS[name]}.")
+    *_, inner = levels = _levels(optimizer)
+    for name in (type(level).__name__ for level in levels):
+        if name in REFUSALS:
+            raise ValueError(f"{name} can't be given one learning rate per layer: {REFUSALS[name]}.")
+    if any(group["lr"] is None for group in inner.param_groups):
+        raise ValueError(f"{name} computes its own learning rate (lr=None); give it one to have it balanced.")
     if any("train_mode" in group for group in inner.param_groups):
         raise ValueError(
             f"{name} can't be given one learning rate per layer: a schedule-free optimizer keeps its averages "

@@ -74,7 +74,7 @@ def fit_power_law(eigenvalues: Tensor, *, fit: Fit = "median", xmin_pos: float =
     candidates = {"goodness-of-fit": _all_starts, "fix-finger": _starts_below_peak, "xmin-peak": _starts_at_peak}[fit]
     spectra = eigenvalues.reshape(-1, eigenvalues.shape[-1])
     results = [_scan(spectrum, candidates(spectrum, bins), fit) for spectrum in spectra]
-    return PowerLawFit(*(torch.stack(column).reshape(eigenvalues.shape[:-1]) for column in zip(*results)))
+    return PowerLawFit(*(torch.stack(column).reshape(eigenvalues.shape[:-1]) for column in zip(*results, strict=True)))
 
 
 def _fit_at(eigenvalues: Tensor, start: int) -> PowerLawFit:

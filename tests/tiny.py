@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 
 class ConvNet(nn.Module):
-    """Five 3x3 convolutions, each with a BatchNorm that is named after it, and a linear head: the golden runs' model."""
+    """The golden runs' model: five 3x3 convolutions, each with a BatchNorm named after it, and a linear head."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()

@@ -1,0 +1,109 @@
+"""Put a plain run beside one with TempBalance: a table of both, a table of the layers, and a picture.
+
+python scripts/compare.py runs/quickstart/sgd runs/quickstart/tempbalance --picture runs/quickstart/comparison.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from hf_tempbalance.parser import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plain", type=Path, help="output folder of the run without TempBalance")
+    parser.add_argument("balanced", type=Path, help="output folder of the run with TempBalance")
+    parser.add_argument("--picture", type=Path, help="where to write the picture (PNG, PDF or SVG)")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args()
+
+    from rich.console import Console
+
+    from hf_tempbalance.history import HISTORY_NAME, read_history
+    from hf_tempbalance.plots import plot_comparison
+
+    runs = {"SGD": read_results(options.plain), "TempBalance": read_results(options.balanced)}
+    looks = read_history(options.balanced / HISTORY_NAME)
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(runs_table(runs))
+    console.print(layers_table(looks, final_alphas(options.plain)))
+    console.print(
+        "alpha: exponent of the power-law tail of a layer's weight spectrum (smaller: heavier tail). "
+        "One run each: a difference in accuracy here is no evidence for either method.",
+        style="dim",
+    )
+    if options.picture is not None:
+        options.picture.parent.mkdir(parents=True, exist_ok=True)
+        plot_comparison(looks, {name: accuracies(result) for name, result in runs.items()}).savefig(
+            options.picture, dpi=110
+        )
+        console.print(f"Picture: {options.picture}")
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} has no results.json; it is not the output folder of scripts/train.py.")
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if not accuracies(results):
+        raise ValueError(f"{path} has no evaluation (status: {results['status']}).")
+    return results
+
+
+def accuracies(results: dict[str, Any]) -> list[tuple[float, float]]:
+    """(epoch, test accuracy) of each evaluation."""
+    keys = ("eval_test_accuracy", "eval_accuracy")
+    return [(e["epoch"], e[key]) for e in results.get("epochs", []) for key in keys if key in e]
+
+
+def final_alphas(folder: Path) -> dict[str, float]:
+    """Layer name -> alpha of the saved weights."""
+    from transformers import AutoModelForImageClassification
+
+    import hf_tempbalance.backbones  # noqa: F401  registers the *_cifar networks
+    from hf_tempbalance import analyze
+
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    return {spectrum.name: spectrum.alpha for spectrum in analyze(model)}
+
+
+def runs_table(runs: dict[str, dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="Two runs, same seed, same data")
+    for column in ("run", "last accuracy", "best accuracy", "train loss", "seconds", "of them in TempBalance"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for name, result in runs.items():
+        values = [accuracy for _, accuracy in accuracies(result)]
+        loss = next((e["loss"] for e in reversed(result["epochs"]) if "loss" in e), float("nan"))
+        balancing = f"{result['tempbalance_seconds']:.2f}" if result["tempbalance_seconds"] else "-"
+        table.add_row(
+            name, f"{values[-1]:.4f}", f"{max(values):.4f}", f"{loss:.4f}", f"{result['seconds']:.1f}", balancing
+        )
+    return table
+
+
+def layers_table(looks: list[dict[str, Any]], plain: dict[str, float]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"Layers: alpha at the start and after {looks[-1]['epoch']:g} epochs")
+    table.add_column("layer", no_wrap=True)
+    for column in ("eigenvalues", "alpha at start", "alpha, SGD", "alpha, TempBalance", "multiplier", "at the end"):
+        table.add_column(column, justify="right")
+    for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=True):
+        row = [first["name"], str(first["num_eigenvalues"])]
+        row += [f"{value:.2f}" for value in (first["alpha"], plain[first["name"]], last["alpha"])]
+        if first["excluded_by"] is None:
+            row += [f"{first['multiplier']:.2f}", f"{last['multiplier']:.2f}"]
+        else:
+            row += ["1", f"({first['excluded_by']})"]
+        table.add_row(*row)
+    return table
+
+
+if __name__ == "__main__":
+    run(main)
