@@ -54,20 +54,24 @@ def find_layers(
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear))
     ]
-    seen: set[int] = set()
+    is_first = {layers[0].name} if layers and exclude_first else set()
+    is_last = {layers[-1].name} - is_first if layers and exclude_last else set()
+    met: set[int] = set()
     marked = []
-    last = len(layers) - 1
-    for position, layer in enumerate(layers):
-        rules = {
-            _unreadable(layer.module.weight): not layer.is_readable,
-            "first": exclude_first and position == 0,
-            "last": exclude_last and position == last and not (exclude_first and last == 0),
-            "min_eigenvalues": layer.num_eigenvalues < min_eigenvalues,
-            "frozen": not any(p.requires_grad for p in layer.module.parameters() if p.dim() >= 2),
-            "tied": id(layer.module.weight) in seen,
-        }
-        seen.add(id(layer.module.weight))
-        marked.append(replace(layer, excluded_by=next((rule for rule, applies in rules.items() if applies), None)))
+    for layer in layers:
+        rule = None
+        if not layer.is_readable:
+            rule = _unreadable(layer.module.weight)
+        elif layer.name in is_first | is_last:
+            rule = "first" if layer.name in is_first else "last"
+        elif layer.num_eigenvalues < min_eigenvalues:
+            rule = "min_eigenvalues"
+        elif not any(p.requires_grad for p in layer.module.parameters() if p.dim() >= 2):
+            rule = "frozen"
+        elif id(layer.module.weight) in met:
+            rule = "tied"
+        met.add(id(layer.module.weight))
+        marked.append(replace(layer, excluded_by=rule))
     return marked
 
 

@@ -110,6 +110,7 @@ class VirtualGroups:
 
 def _carry_over(group: Group, views: list[Group], before: list[Group]) -> None:
     """Copy into the group what the optimizer wrote into its views; of several views the first that has a change."""
+    lr = group["lr"]
     for view, given in zip(reversed(views), reversed(before), strict=True):
         for key in view.keys() - {"params"}:
             if key in given and view[key] is given[key]:
@@ -117,7 +118,7 @@ def _carry_over(group: Group, views: list[Group], before: list[Group]) -> None:
             if key != "lr":
                 group[key] = view[key]
             elif given["lr"]:  # an optimizer that sets its own rate: the multiplier is not part of it
-                group["lr"] = view["lr"] * (group["lr"] / given["lr"])
+                group["lr"] = view["lr"] * (lr / given["lr"])
 
 
 def _levels(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:

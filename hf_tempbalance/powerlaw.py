@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -134,17 +135,20 @@ def _scan(eigenvalues: Tensor, allowed: Tensor, fit: Fit) -> PowerLawFit:
     survivors = starts[allowed & (alpha > 1) & torch.isfinite(alpha)]
     best = starts.new_zeros(())
     distance = alpha.new_ones(())
-    for stride in (max(num // 64, 1), max(num // 512, 1), 1):
-        if survivors.numel() == 0:
-            break
-        bound = _distances(relative, alpha, survivors, stride)
-        if stride > 1:
-            exact = _distances(relative, alpha, survivors[bound.argmin()].reshape(1), 1)
+    for count in (64, 512):
+        if survivors.numel() > count:
+            bounds = _distances(relative, alpha, survivors, _positions(num, count, starts.device))
+            # The best bound of each of 64 ranges: short tails have low bounds that say little.
+            ranges = bounds.tensor_split(64)
+            offsets = torch.arange(len(bounds), device=bounds.device).tensor_split(64)
+            promising = torch.stack([o[r.argmin()] for o, r in zip(offsets, ranges, strict=True) if r.numel()])
+            known = _distances(relative, alpha, survivors[promising], _positions(num, num, starts.device)).min()
             # A rounding error's slack: the same term may differ in its last bit between two passes.
-            survivors = survivors[bound <= exact * (1 + 1e-6)]
-        elif bound.min() < 1:
-            best, distance = survivors[bound.argmin()], bound.min()
-            break
+            survivors = survivors[bounds <= known * (1 + 1e-6)]
+    if survivors.numel():
+        exact = _distances(relative, alpha, survivors, _positions(num, num, starts.device))
+        if exact.min() < 1:
+            best, distance = survivors[exact.argmin()], exact.min()
     chosen = alpha[best]
     if distance == 1 and not allowed[0]:
         never_evaluated = fit == "fix-finger" and bool(torch.isfinite(logs[-1]))
@@ -152,10 +156,17 @@ def _scan(eigenvalues: Tensor, allowed: Tensor, fit: Fit) -> PowerLawFit:
     return PowerLawFit(chosen, eigenvalues[best], distance, best)
 
 
-def _distances(relative: Tensor, alpha: Tensor, starts: Tensor, stride: int) -> Tensor:
-    """max over every ``stride``-th position of |1 - (x[j]/x[i])^(1-alpha(i)) - (j-i)/n|, for each start i in (K,)."""
-    num = relative.shape[0]
-    positions = torch.arange(num - 1, -1, -stride, device=relative.device)
+def _positions(num: int, count: int, device: torch.device) -> Tensor:
+    """About ``count`` of the positions 0 ... num-1, half of them evenly spaced, half denser towards the largest."""
+    if count >= num:
+        return torch.arange(num, device=device)
+    even = torch.linspace(0, num - 1, count // 2, device=device)
+    dense = num - torch.logspace(0, math.log10(num), count // 2, device=device)
+    return torch.cat([even, dense]).long().clamp(0, num - 1).unique()
+
+
+def _distances(relative: Tensor, alpha: Tensor, starts: Tensor, positions: Tensor) -> Tensor:
+    """max over the positions j >= i of |1 - (x[j]/x[i])^(1-alpha(i)) - (j-i)/n|, for each start i in (K,)."""
     rows = max(BLOCK_ELEMENTS // positions.numel(), 1)
     return torch.cat([_block(relative, alpha, block.unsqueeze(1), positions) for block in starts.split(rows)])
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 # solves a batch one by one, so on a CPU small chunks cost nothing and can be spread over the cores.
 ACCELERATOR_CHUNK_BYTES = 256 << 20
 CPU_CHUNK_BYTES = 1 << 20
+GRAM_BLOCK = 192
 
 
 def weight_matrices(module: nn.Conv2d | nn.Linear) -> Tensor:
@@ -95,7 +96,10 @@ def _solve(stacks: Sequence[Tensor], chunk: list[tuple[int, int]]) -> Tensor:
         matrix = stacks[index][k].to(gram.dtype)
         if matrix.shape[0] > matrix.shape[1]:
             matrix = matrix.mT
-        torch.mm(matrix, matrix.mT, out=gram[row])
+        for start in range(0, side, GRAM_BLOCK):
+            # The lower triangle, which is all that eigvalsh reads: 5/8 of the work with four blocks.
+            stop = min(start + GRAM_BLOCK, side)
+            torch.mm(matrix[start:stop], matrix[:stop].mT, out=gram[row, start:stop, :stop])
     # The diagonal bounds every entry, so it alone tells whether all are finite; LAPACK raises on NaN.
     finite = torch.isfinite(gram.diagonal(dim1=1, dim2=2)).all(1)
     gram[~finite] = 0
