@@ -44,7 +44,9 @@ def test_virtual_groups_step_as_real_groups_with_those_rates_bit_for_bit(make):
     twins = [nn.Parameter(weight.detach().clone()) for weight in weights]
     optimizer = make(weights)
     attach(optimizer, owner)
-    real = make([{"params": [twin], "lr": 0.1 * MULTIPLIERS[owner.get(id(w))]} for w, twin in zip(weights, twins, strict=True)])
+    real = make(
+        [{"params": [twin], "lr": 0.1 * MULTIPLIERS[owner.get(id(w))]} for w, twin in zip(weights, twins, strict=True)]
+    )
     plain = [weight.detach().clone() for weight in weights]
     for _ in range(5):
         for weight, twin in zip(weights, twins, strict=True):
