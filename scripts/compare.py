@@ -28,7 +28,7 @@ def main() -> None:
 
     runs = {"SGD": read_results(options.plain), "TempBalance": read_results(options.balanced)}
     looks = read_history(options.balanced / HISTORY_NAME)
-    console = Console(width=None if Console().is_terminal else 120)
+    console = Console(width=None if Console().is_terminal else 140)
     console.print(runs_table(runs))
     console.print(layers_table(looks, final_alphas(options.plain)))
     console.print(
@@ -93,7 +93,7 @@ def layers_table(looks: list[dict[str, Any]], plain: dict[str, float]) -> Any:
     table = Table(title=f"Layers: alpha at the start and after {looks[-1]['epoch']:g} epochs")
     table.add_column("layer", no_wrap=True)
     for column in ("eigenvalues", "alpha at start", "alpha, SGD", "alpha, TempBalance", "multiplier", "at the end"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=True):
         row = [first["name"], str(first["num_eigenvalues"])]
         row += [f"{value:.2f}" for value in (first["alpha"], plain[first["name"]], last["alpha"])]

@@ -1,0 +1,160 @@
+"""scripts/train.py and scripts/compare.py as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_tempbalance.history import HISTORY_NAME, read_history
+
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SMALL = [
+    "--width_factor=0.125",
+    "--max_train_samples=320",
+    "--max_test_samples=50",
+    "--per_device_train_batch_size=32",
+    "--num_train_epochs=2",
+    "--learning_rate=0.05",
+]
+
+
+def train(folder: Path, *flags: str) -> list[str]:
+    return [sys.executable, str(SCRIPTS / "train.py"), *SMALL, f"--output_dir={folder}", "--tempbalance=true", *flags]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nobody stopped, started by accelerate launch."""
+    folder = tmp_path_factory.mktemp("whole")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
+    done = run([*launcher, *train(folder, "--validation_fraction=0.1")[1:]])
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_results_json_tells_what_was_run_and_measured(whole):
+    results = json.loads((whole / "results.json").read_text())
+    assert results["status"] == "finished"
+    assert [epoch["epoch"] for epoch in results["epochs"]] == [1, 2]
+    for epoch in results["epochs"]:
+        assert 0 <= epoch["eval_test_accuracy"] <= 1 and 0 <= epoch["eval_validation_accuracy"] <= 1
+        assert epoch["loss"] > 0
+    assert results["epochs"][0]["learning_rate"] == pytest.approx(0.05)  # the staircase's first step
+    assert results["best_metric"] == max(epoch["eval_validation_accuracy"] for epoch in results["epochs"])
+    assert Path(results["best_checkpoint"]).is_dir() and Path(results["last_checkpoint"]).name == "checkpoint-18"
+    assert 0 < results["tempbalance_seconds"] < results["seconds"]
+    assert results["config"]["dataset"] == "digits" and results["config"]["settings"]["mapping"] == "linear"
+    assert results["arguments"]["weight_decay_on_all"] is True
+    assert results["environment"]["versions"]["torch"] == version("torch")
+    assert results["environment"]["seed"] == 43
+
+
+def test_the_folder_has_what_the_hub_needs(whole):
+    files = {path.name for path in whole.iterdir()}
+    assert {"config.json", "model.safetensors", "backbones.py", "preprocessor_config.json", HISTORY_NAME} <= files
+    processor = json.loads((whole / "preprocessor_config.json").read_text())
+    assert processor["size"] == {"height": 32, "width": 32} and len(processor["image_mean"]) == 3
+
+
+def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weights(tmp_path):
+    flags = ["--save_strategy=steps", "--save_steps=3"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert run(train(straight, *flags)).returncode == 0
+    with subprocess.Popen(train(killed, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.time() + 120
+        # A complete checkpoint in the middle of the second epoch; the state is written last.
+        while not (killed / "checkpoint-15" / "trainer_state.json").exists():
+            assert process.poll() is None and time.time() < deadline, "the run ended before it could be killed"
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    assert json.loads((killed / "results.json").read_text())["status"] == "running"
+    done = run(train(killed, *flags, f"--resume_from_checkpoint={killed / 'checkpoint-15'}"))
+    assert done.returncode == 0, done.stderr
+    one, other = load_file(straight / "model.safetensors"), load_file(killed / "model.safetensors")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    looks = [
+        [(look["step"], str(look["layers"])) for look in read_history(f / HISTORY_NAME)] for f in (straight, killed)
+    ]
+    assert looks[0] == looks[1] and [step for step, _ in looks[0]] == [0, 10, 20]
+    assert json.loads((killed / "results.json").read_text())["status"] == "finished"
+
+
+def test_a_run_that_fails_is_recorded_with_its_error(tmp_path):
+    done = run(train(tmp_path, "--optim=adagrad", "--optim_args=lr_decay=-1"))
+    assert done.returncode == 1
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["status"] == "failed" and "lr_decay" in results["error"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--lr_min_ratio=2"], 1, "lr_min_ratio=2.0 is larger than lr_max_ratio=1.5"),
+        (["--lr_min_ratio=-1"], 1, "lr_min_ratio=-1.0 is not allowed"),
+        (["--xmin_pos=1"], 1, "xmin_pos=1.0 is not allowed"),
+        (["--mapping=cubic"], 2, "argument --mapping: invalid choice: 'cubic'"),
+        (["--lr_minratio=1"], 2, "unknown option '--lr_minratio=1'. Did you mean 'lr_min_ratio'?"),
+        (["--config=none.yaml"], 1, "none.yaml can't be read"),
+        (["--architecture=resnet19_cifar"], 1, "'resnet19_cifar' is not in timm's registry"),
+        (["--model_args={depth"], 1, "is not JSON"),
+        (["--resume_from_checkpoint=last"], 1, "has no checkpoint to resume from"),
+        (["--resume_from_checkpoint=gone"], 1, "resume_from_checkpoint='gone' is not a folder"),
+        (["--scheduler_unit=epoch", "--lr_scheduler_type=greedy"], 1, "depends on a metric"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_traceback(tmp_path, flags, code, message, monkeypatch, capsys):
+    script = runpy.run_path(str(SCRIPTS / "train.py"), run_name="train")
+    monkeypatch.setattr(sys, "argv", train(tmp_path / "run", *flags)[1:])
+    with pytest.raises(SystemExit) as ended:
+        script["run"](script["main"])
+    assert ended.value.code == code
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("train.py: ") and message in line and "\n" not in line
+
+
+def test_a_mistake_in_a_file_ends_the_process_with_one_line(tmp_path):
+    (tmp_path / "a.yaml").write_text("lr_min: 0.5")
+    done = run([sys.executable, str(SCRIPTS / "train.py"), "--config", str(tmp_path / "a.yaml")])
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"train.py: {tmp_path}/a.yaml: unknown key 'lr_min'. Did you mean 'lr_min_ratio'?"
+
+
+def test_traceback_shows_where(tmp_path):
+    assert "Traceback" in run(train(tmp_path, "--lr_min_ratio=2", "--traceback")).stderr
+
+
+def test_compare_prints_both_runs_and_every_layer_and_draws_a_picture(whole, tmp_path):
+    plain, picture = tmp_path / "plain", tmp_path / "pictures" / "comparison.png"
+    assert run(train(plain, "--tempbalance=false", "--num_train_epochs=1")).returncode == 0
+    assert not (plain / HISTORY_NAME).exists()
+    done = run([sys.executable, str(SCRIPTS / "compare.py"), str(plain), str(whole), "--picture", str(picture)])
+    assert done.returncode == 0, done.stderr
+    results = json.loads((whole / "results.json").read_text())
+    assert f"{results['epochs'][-1]['eval_test_accuracy']:.4f}" in done.stdout
+    for layer in read_history(whole / HISTORY_NAME)[-1]["layers"]:
+        row = next(line for line in done.stdout.splitlines() if layer["name"] in line)
+        assert f"{layer['alpha']:.2f}" in row
+        assert (f"{layer['multiplier']:.2f}" if layer["excluded_by"] is None else layer["excluded_by"]) in row
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 20_000
+
+
+def test_compare_says_what_is_missing(tmp_path, whole):
+    done = run([sys.executable, str(SCRIPTS / "compare.py"), str(tmp_path), str(whole)])
+    assert done.returncode == 1 and "has no results.json" in done.stderr and "Traceback" not in done.stderr
