@@ -63,10 +63,12 @@ def accuracies(results: dict[str, Any]) -> list[tuple[float, float]]:
 def final_alphas(folder: Path) -> dict[str, float]:
     """Layer name -> alpha of the saved weights."""
     from transformers import AutoModelForImageClassification
+    from transformers.utils.logging import disable_progress_bar
 
     import hf_tempbalance.backbones  # noqa: F401  registers the *_cifar networks
     from hf_tempbalance import analyze
 
+    disable_progress_bar()
     model = AutoModelForImageClassification.from_pretrained(folder)
     return {spectrum.name: spectrum.alpha for spectrum in analyze(model)}
 
@@ -92,7 +94,14 @@ def layers_table(looks: list[dict[str, Any]], plain: dict[str, float]) -> Any:
 
     table = Table(title=f"Layers: alpha at the start and after {looks[-1]['epoch']:g} epochs")
     table.add_column("layer", no_wrap=True)
-    for column in ("eigenvalues", "alpha at start", "alpha, SGD", "alpha, TempBalance", "multiplier", "at the end"):
+    for column in (
+        "eigenvalues",
+        "alpha at start",
+        "alpha, SGD",
+        "alpha, TempBalance",
+        "multiplier at start",
+        "at the end",
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=True):
         row = [first["name"], str(first["num_eigenvalues"])]
