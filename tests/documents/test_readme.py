@@ -22,7 +22,7 @@ def test_there_is_a_snippet_for_each_way_in():
 @pytest.mark.parametrize("number", range(3))
 def test_a_snippet_runs_as_printed(number, tmp_path):
     code = SNIPPETS[number]
-    assert len(code.splitlines()) <= 20
+    assert len(code.splitlines()) <= 24
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     if number < 2:
