@@ -54,16 +54,16 @@ def find_layers(
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear))
     ]
-    is_first = {layers[0].name} if layers and exclude_first else set()
-    is_last = {layers[-1].name} - is_first if layers and exclude_last else set()
+    first = layers[0].name if layers and exclude_first else None
+    last = layers[-1].name if layers and exclude_last else None
     met: set[int] = set()
     marked = []
     for layer in layers:
         rule = None
         if not layer.is_readable:
             rule = _unreadable(layer.module.weight)
-        elif layer.name in is_first | is_last:
-            rule = "first" if layer.name in is_first else "last"
+        elif layer.name in (first, last):
+            rule = "first" if layer.name == first else "last"
         elif layer.num_eigenvalues < min_eigenvalues:
             rule = "min_eigenvalues"
         elif not any(p.requires_grad for p in layer.module.parameters() if p.dim() >= 2):
