@@ -79,11 +79,8 @@ def _solve_on_cores(stacks: Sequence[Tensor], chunks: list[list[tuple[int, int]]
     threads = torch.get_num_threads()
     if min(threads, len(chunks)) < 2:
         return [_solve(stacks, chunk) for chunk in chunks]
-    try:
-        with ThreadPoolExecutor(min(threads, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(lambda chunk: _solve(stacks, chunk), chunks))
-    finally:
-        torch.set_num_threads(threads)  # with MKL the workers' setting holds for the whole process
+    with ThreadPoolExecutor(min(threads, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(lambda chunk: _solve(stacks, chunk), chunks))
 
 
 @torch.no_grad()  # grad mode belongs to a thread, and this one may run on a worker

@@ -165,21 +165,26 @@ def test_after_training_the_optimizer_is_plain_and_a_second_train_starts_anew(tm
     assert seen["conv2.weight"] / before["conv2"] == pytest.approx(seen["conv1.weight"])
 
 
-def test_an_error_inside_a_step_and_another_train_apply_multipliers_once(tmp_path, optimizer_rates):
-    model, failures = ConvNet(), [True]
-    trainer = make(tmp_path, TempBalanceCallback(), model=model, auto_find_batch_size=True)
+def test_a_retry_after_an_error_inside_a_step_applies_multipliers_once(tmp_path, optimizer_rates):
+    starts = []
 
-    class RunOutOnce(torch.optim.SGD):
-        def step(self, closure=None):
-            if failures:
-                failures.pop()
-                raise torch.OutOfMemoryError("CUDA out of memory. (simulated)")
-            return super().step(closure)
+    class RunOutOnce(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            starts.append(args.per_device_train_batch_size)
 
-    trainer.optimizer = RunOutOnce(model.parameters(), lr=0.05)
+    model = ConvNet()
+    trainer = make(tmp_path, TempBalanceCallback(), RunOutOnce(), model=model, auto_find_batch_size=True)
+    trainer.optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    failures = [torch.OutOfMemoryError("CUDA out of memory. (simulated)")]
+
+    def run_out(*ignored):
+        if failures:
+            raise failures.pop()
+
+    trainer.optimizer.register_step_pre_hook(run_out)
     seen = optimizer_rates(model, trainer.optimizer)
     trainer.train()
-    assert not failures
+    assert len(starts) == 2 and not failures
     before = {layer["name"]: layer["multiplier"] for layer in read_history(tmp_path / HISTORY_NAME)[-2]["layers"]}
     for i in (2, 3, 4, 5):
         assert seen[f"conv{i}.weight"] / seen["conv1.weight"] == pytest.approx(before[f"conv{i}"])

@@ -189,6 +189,33 @@ def test_a_saved_model_gives_the_same_logits_in_a_fresh_process(tmp_path, name, 
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"]["AutoModelForImageClassification"]
 
 
+COPY_AND_PACKAGE = """
+import sys, warnings, timm
+from transformers import AutoModelForImageClassification
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    AutoModelForImageClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
+    import hf_tempbalance.backbones
+assert not [str(w.message) for w in caught if "resnet18_cifar" in str(w.message)]
+assert timm.create_model("resnet18_cifar", width_factor=0.25).fc.in_features == 128
+"""
+
+
+def test_the_copy_in_a_model_s_folder_and_the_package_live_in_one_process(tmp_path):
+    create_image_classifier("resnet18_cifar", NAMES, model_args={"width_factor": 0.25}, **IMAGE).save_pretrained(
+        tmp_path
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", COPY_AND_PACKAGE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "PATH": ""},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_saved_timm_architecture_loads_without_the_package(tmp_path):
     model = create_image_classifier("resnet18", NAMES, **IMAGE).eval()
     model.save_pretrained(tmp_path)
