@@ -28,7 +28,7 @@ def main() -> None:
 
     runs = {"SGD": read_results(options.plain), "TempBalance": read_results(options.balanced)}
     looks = read_history(options.balanced / HISTORY_NAME)
-    console = Console(width=None if Console().is_terminal else 140)
+    console = Console(width=None if Console().is_terminal else 1000)  # a file has no edge to cut a table at
     console.print(runs_table(runs))
     console.print(layers_table(looks, final_alphas(options.plain)))
     console.print(
