@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .config import TempBalanceConfig
+from .distributed import exchange, rank_and_size, share_out
 from .layers import Layer, describe, find_layers, unwrap
 from .powerlaw import fit_power_law
-from .spectra import squared_singular_values, weight_matrices
+from .spectra import squared_singular_values
+from .weights import as_stack
+
+
+# Eigenvalues of an n x n matrix against one multiplication of n x n matrices, in time: measured on CPUs, see
+# scripts/bench_distributed.py.
+EIGENVALUE_COST = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +32,7 @@ class LayerSpectrum:
     """
 
     name: str  # dotted module name
-    kind: str  # "conv2d" or "linear"
+    kind: str  # "linear", "conv2d", "conv1d", "conv_transpose2d", "embedding", "in_proj", "experts", ...
     shape: tuple[int, ...]  # of the weight
     num_eigenvalues: int  # before any zero filter
     alpha: float  # exponent of the power-law tail
@@ -42,37 +50,119 @@ class LayerSpectrum:
         return {**asdict(self), "shape": list(self.shape)}
 
 
-@torch.no_grad()
 def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[LayerSpectrum]:
-    """Look at the weights: one `LayerSpectrum` for every Conv2d and Linear, in registration order.
+    """Look at the weights: one `LayerSpectrum` for every matrix-shaped weight, in registration order.
 
-    Layers that a rule excludes from tuning are analysed and marked. Changes nothing: no weight, no gradient and no
-    state of a random number generator. Works wherever the weights are; the fits run on the CPU in float64.
+    Layers that a rule excludes from tuning are analysed and marked; of those that are no layer, can't be read, or are
+    embeddings that are not tuned, all numbers are NaN. Changes nothing: no weight, no gradient and no state of a
+    random number generator. Works wherever the weights are; the fits run on the CPU in float64. Where weights are
+    sharded (FSDP2, DeepSpeed ZeRO-3) every process has to call it, and one layer at a time is gathered.
 
     Raises:
-        ValueError: the model has no Conv2d or Linear with readable weights. The message lists what it has.
+        ValueError: the model has no layer with readable weights. The message lists what it has.
     """
     config = config or TempBalanceConfig()
+    layers, analysed = _layers(model, config)
+    eigenvalues = _eigenvalues(layers, dict.fromkeys(analysed, 0), rank=0)
+    return [_layer_spectrum(layer, eigenvalues.get(index), config) for index, layer in enumerate(layers)]
+
+
+def analyze_together(model: nn.Module, config: TempBalanceConfig | None = None) -> list[LayerSpectrum]:
+    """As `analyze`, each process of the default group on its share of the layers; the same result, to the bit, on all.
+
+    Shares are balanced by the cost of the decompositions. Every process has to call it.
+
+    Raises:
+        ValueError: as `analyze`.
+        RuntimeError: the processes have different models, or one of them failed; raised on all.
+    """
+    config = config or TempBalanceConfig()
+    rank, size = rank_and_size()
+    if size == 1:
+        return analyze(model, config)
+    layers, analysed = _layers(model, config)
+    owners = dict(zip(analysed, share_out([_cost(layers[i]) for i in analysed], size), strict=True))
+    mine, failure = {}, None
+    try:
+        eigenvalues = _eigenvalues(layers, owners, rank)
+        mine = {i: _layer_spectrum(layers[i], eigenvalues[i], config) for i in analysed if owners[i] == rank}
+    except Exception as error:  # noqa: BLE001  the others wait for this rank's part: they have to hear of it
+        failure = f"{type(error).__name__}: {error}"
+    parts = exchange((failure, [(layer.name, layer.shape, layer.excluded_by) for layer in layers], mine))
+    for other, (failed, described, _) in enumerate(parts):
+        if failed is not None:
+            raise RuntimeError(f"Rank {other} failed while it looked at the weights: {failed}")
+        for one, another in zip_longest(parts[0][1], described):
+            if one != another:
+                raise RuntimeError(f"Ranks 0 and {other} have different models: {one} and {another}.")
+    found = {index: spectrum for _, _, part in parts for index, spectrum in part.items()}
+    return [found.get(index) or _layer_spectrum(layer, None, config) for index, layer in enumerate(layers)]
+
+
+def _layers(model: nn.Module, config: TempBalanceConfig) -> tuple[list[Layer], list[int]]:
+    """All layers, and the positions of those whose spectrum is computed."""
     model = unwrap(model)
-    layers = find_layers(
-        model,
-        exclude_first=config.exclude_first,
-        exclude_last=config.exclude_last,
-        min_eigenvalues=config.min_eigenvalues,
-    )
-    readable = [layer for layer in layers if layer.is_readable]
-    if not readable:
+    layers = find_layers(model, **layer_options(config))
+    analysed = [index for index, layer in enumerate(layers) if layer.is_analysed]
+    if not analysed:
         raise ValueError(f"There is nothing to analyse: {describe(model, layers)}")
-    spectra = squared_singular_values([weight_matrices(layer.module) for layer in readable])
+    return layers, analysed
+
+
+def layer_options(config: TempBalanceConfig) -> dict[str, Any]:
+    """The arguments of `find_layers` that the settings have."""
+    return {
+        "exclude_first": config.exclude_first,
+        "exclude_last": config.exclude_last,
+        "min_eigenvalues": config.min_eigenvalues,
+        "embeddings": config.embeddings,
+    }
+
+
+def _cost(layer: Layer) -> float:
+    """Of one layer's decomposition, in multiplications up to a factor: Gram matrix and eigenvalues, by matrix."""
+    count, rows, columns = layer.weight.stack_shape
+    side, length = sorted((rows, columns))
+    return count * side**2 * (length + EIGENVALUE_COST * side)
+
+
+def _eigenvalues(layers: list[Layer], owners: dict[int, int], rank: int) -> dict[int, Tensor]:
+    """Position -> eigenvalues, on the CPU in float64, of the layers that this rank owns."""
+    mine = [index for index in owners if owners[index] == rank and not layers[index].weight.is_sharded]
+    eigenvalues, failure = {}, None
+    try:
+        found = squared_singular_values([layers[index].weight.stack() for index in mine])
+        eigenvalues = dict(zip(mine, found, strict=True))
+    except Exception as error:  # noqa: BLE001  the other ranks need this one to gather the rest
+        failure = error
+    # Gathering takes all ranks together. In each round one layer for every rank is gathered, kept by its owner alone,
+    # and then all ranks compute at the same time.
+    queues: dict[int, list[int]] = {}
+    for index in sorted(owners, key=lambda index: -_cost(layers[index])):
+        if layers[index].weight.is_sharded:
+            queues.setdefault(owners[index], []).append(index)
+    for batch in zip_longest(*queues.values()):
+        kept = None
+        for index in filter(lambda index: index is not None, batch):
+            whole = layers[index].weight.whole()
+            if owners[index] == rank:
+                kept = (index, whole)
+        if kept is not None and failure is None:
+            try:
+                stack = as_stack(kept[1], layers[kept[0]].kind)
+                eigenvalues[kept[0]] = squared_singular_values([stack])[0]
+            except Exception as error:  # noqa: BLE001  as above
+                failure = error
+    if failure is not None:
+        raise failure
     # The values are few and one copy to the CPU is one synchronisation; not every accelerator has float64.
-    eigenvalues = {layer.name: values.cpu().double() for layer, values in zip(readable, spectra, strict=True)}
-    return [_layer_spectrum(layer, eigenvalues.get(layer.name), config) for layer in layers]
+    return {index: values.cpu().double() for index, values in eigenvalues.items()}
 
 
 def _layer_spectrum(layer: Layer, eigenvalues: Tensor | None, config: TempBalanceConfig) -> LayerSpectrum:
     if eigenvalues is None or eigenvalues.numel() == 0:
         eigenvalues = torch.full((1,), torch.nan, dtype=torch.float64)
-    if layer.kind == "conv2d":
+    if layer.kind.startswith("conv"):
         eigenvalues = eigenvalues * config.conv_norm
     tail_of = eigenvalues
     if config.filter_zeros and (eigenvalues > config.zero_threshold).any():

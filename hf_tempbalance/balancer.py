@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .analysis import LayerSpectrum, analyze
+from .analysis import LayerSpectrum, analyze_together, layer_options
 from .config import TempBalanceConfig
-from .layers import describe, find_followers, find_layers, unwrap
+from .distributed import from_first_rank, rank_and_size
+from .layers import Layer, describe, find_followers, find_layers, unwrap
 from .mapping import is_usable, map_scores
 from .param_groups import VirtualGroups, check_optimizer
+from .weights import clean_name
 
 
 class NoEffectWarning(UserWarning):
@@ -51,8 +53,12 @@ class TempBalancer:
     ) -> None:
         self.config = config or TempBalanceConfig()
         self.model = unwrap(model)
-        self._layer_of = assign_parameters(self.model, self.config)
+        self.layers, self._layer_of = assign_parameters(self.model, self.config)
         self._multipliers = dict.fromkeys(self._layer_of.values(), 1.0)
+        # By name as well: between forward and backward FSDP shows other tensors under the same names.
+        self._layer_of_name = {
+            clean_name(name): self._layer_of_parameter(parameter) for name, parameter in self.model.named_parameters()
+        }
         trained = [p for p in self.model.parameters() if id(p) in self._layer_of and p.requires_grad]
         check_optimizer(optimizer, trained)
         self.optimizer = optimizer
@@ -67,7 +73,7 @@ class TempBalancer:
         Returns:
             What `analyze` returns.
         """
-        spectra = analyze(self.model, self.config)
+        spectra = analyze_together(self.model, self.config)
         tuned = [spectrum for spectrum in spectra if spectrum.excluded_by is None]
         scores = [getattr(spectrum, self.config.metric) for spectrum in tuned]
         multipliers = map_scores(
@@ -76,16 +82,18 @@ class TempBalancer:
             lr_min_ratio=self.config.lr_min_ratio,
             lr_max_ratio=self.config.lr_max_ratio,
         )
+        # Equal scores could still be mapped to different last bits by different processors.
+        multipliers = from_first_rank(multipliers)
         self._multipliers = {spectrum.name: value for spectrum, value in zip(tuned, multipliers, strict=True)}
         self._write_into_groups()
-        self._warn(tuned, scores)
+        if rank_and_size()[0] == 0:
+            self._warn(tuned, scores)
         return spectra
 
     @property
     def lr_multipliers(self) -> dict[str, float]:
         """Parameter name -> multiplier, for every parameter of the model; 1.0 where it is not tuned."""
-        named = self.model.named_parameters()
-        return {name: self._multiplier_of(self._layer_of_parameter(parameter)) for name, parameter in named}
+        return {name: self._multiplier_of(layer) for name, layer in self._layer_of_name.items()}
 
     @property
     def layer_multipliers(self) -> dict[str, float]:
@@ -104,6 +112,12 @@ class TempBalancer:
         """
         if state.get("version") != 1:
             raise ValueError(f"TempBalancer state has version {state.get('version')!r}; this package reads version 1.")
+        for name, value in state["multipliers"].items():
+            if type(value) not in (int, float) or not 0 <= value < math.inf:
+                raise ValueError(
+                    f"TempBalancer state: the multiplier of {name} is {value!r} and should be a finite number of 0 or "
+                    "more. The state is damaged; load another one."
+                )
         differing = sorted(state["multipliers"].keys() ^ self._multipliers.keys())
         if differing:
             raise ValueError(
@@ -148,8 +162,10 @@ class TempBalancer:
             )
 
 
-def assign_parameters(model: nn.Module, config: TempBalanceConfig) -> dict[int, str]:
-    """id of each tuned parameter -> name of the layer whose multiplier it takes. Depends on the architecture alone.
+def assign_parameters(model: nn.Module, config: TempBalanceConfig) -> tuple[list[Layer], dict[int, str]]:
+    """All layers, and id of each tuned parameter -> name of the layer whose multiplier it takes.
+
+    Depends on the architecture alone.
 
     A layer's own weight and bias belong to it, and those of the norm that follows it; a parameter used twice belongs
     to the layer that is met first.
@@ -157,20 +173,18 @@ def assign_parameters(model: nn.Module, config: TempBalanceConfig) -> dict[int, 
     Raises:
         ValueError: no layer is tuned.
     """
-    layers = find_layers(
-        model,
-        exclude_first=config.exclude_first,
-        exclude_last=config.exclude_last,
-        min_eigenvalues=config.min_eigenvalues,
-    )
-    tuned = {layer.name for layer in layers if layer.excluded_by is None}
+    layers = find_layers(model, **layer_options(config))
+    tuned = {layer.name: layer for layer in layers if layer.excluded_by is None}
     if not tuned:
         raise ValueError(f"There is nothing to balance: {describe(model, layers)}")
-    followers = find_followers(model, batchnorm=config.batchnorm, layernorm=config.layernorm)
     owner: dict[int, str] = {}
+    followers = find_followers(model, layers, batchnorm=config.batchnorm, layernorm=config.layernorm)
+    for name, layer in tuned.items():
+        for parameter in layer.weight.parameters:
+            owner.setdefault(id(parameter), name)
     for name, module in model.named_modules():
-        layer = name if name in tuned else followers.get(name)
-        if layer in tuned:
+        layer_name = followers.get(clean_name(name))
+        if layer_name in tuned:
             for parameter in module.parameters():
-                owner.setdefault(id(parameter), layer)
-    return owner
+                owner.setdefault(id(parameter), layer_name)
+    return layers, owner

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from transformers.trainer_callback import ExportableState
 from .analysis import LayerSpectrum
 from .balancer import TempBalancer
 from .config import TempBalanceConfig
-from .history import HISTORY_NAME, append_look, cut_history
+from .history import HISTORY_NAME, append_look, continue_history
 
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,9 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         self.balancer: TempBalancer | None = None
         self.log: Callable[[dict[str, float]], None] | None = None  # TempBalanceTrainer puts Trainer.log here
         self._unprinted: dict[str, float] = {}
+        self._folder = Path()
+        self._trials = 0
+        self._trial_model: weakref.ref[torch.nn.Module] | None = None
         # What a checkpoint keeps.
         self.last_look_step = -1
         self.seconds = 0.0
@@ -85,8 +90,12 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         self._restore(state)
         # Trainer reads this entry at every save; it has none after a resume from a checkpoint without TempBalance.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self._folder = self._folder_of(args, state, model)
         if state.is_world_process_zero:
-            cut_history(Path(args.output_dir, HISTORY_NAME), self.last_look_step)
+            layers = [layer.name for layer in self.balancer.layers]
+            problem = continue_history(self._folder / HISTORY_NAME, self.last_look_step, layers)
+            if problem is not None:
+                warnings.warn(problem, stacklevel=2)
         # A checkpoint saved by the last step of an epoch is older than the look at that epoch's end.
         missed = self._is_due(state) and self.last_look_step < state.global_step
         if self.balancer_state is None or missed:
@@ -127,11 +136,29 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         self.last_look_step, self.seconds, self.balancer_state = -1, 0.0, None
         stored = state.stateful_callbacks.get(type(self).__name__)
         stored = stored[-1] if isinstance(stored, list) else stored
-        if state.global_step == 0 or stored is None or stored["attributes"]["balancer_state"] is None:
+        if state.global_step == 0:
             return
-        for name, value in stored["attributes"].items():
-            setattr(self, name, value)
-        self.balancer.load_state_dict(self.balancer_state)
+        if stored is None:
+            logger.warning(
+                "The checkpoint has no state of TempBalance: the weights are looked at now, at step %d.",
+                state.global_step,
+            )
+            return
+        kept = _checked(stored, type(self).__name__)
+        if kept["balancer_state"] is None:
+            return
+        self.balancer.load_state_dict(kept["balancer_state"])
+        self.last_look_step, self.seconds = kept["last_look_step"], kept["seconds"]
+        self.balancer_state = kept["balancer_state"]
+
+    def _folder_of(self, args: TrainingArguments, state: TrainerState, model: torch.nn.Module) -> Path:
+        """Where the history goes: the output folder, and in a hyperparameter search the trial's folder in it."""
+        if not state.is_hyper_param_search:
+            return Path(args.output_dir)
+        if self._trial_model is None or self._trial_model() is not model:  # a retry of a trial keeps the model
+            self._trial_model = weakref.ref(model)
+            self._trials += 1
+        return Path(args.output_dir, state.trial_name or f"run-{self._trials - 1}")
 
     def _is_due(self, state: TrainerState, *, partial_epoch: bool = False) -> bool:
         if self.config.update_unit == "step":
@@ -157,7 +184,15 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
                 {**spectrum.to_dict(), "multiplier": multipliers.get(spectrum.name, 1.0)} for spectrum in spectra
             ]
             look = {"step": state.global_step, "epoch": state.epoch or 0.0, "seconds": seconds, "layers": layers}
-            append_look(Path(args.output_dir, HISTORY_NAME), look)
+            try:
+                append_look(self._folder / HISTORY_NAME, look)
+            except OSError as error:
+                # Training is worth more than its history; the scalars are still logged.
+                warnings.warn(
+                    f"{self._folder / HISTORY_NAME}: the look at step {state.global_step} could not be written "
+                    f"({error.strerror}). Training goes on.",
+                    stacklevel=2,
+                )
         self._report(state, control, _summary(spectra, multipliers, seconds))
 
     def _report(self, state: TrainerState, control: TrainerControl, scalars: dict[str, float]) -> None:
@@ -169,6 +204,25 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         else:
             state.log_history.append({**scalars, "epoch": state.epoch or 0.0, "step": state.global_step})
             self._unprinted = scalars
+
+
+def _checked(stored: Any, name: str) -> dict[str, Any]:
+    """The attributes of a stored state. Raises ValueError with file and field where one is missing or damaged."""
+    where = f"trainer_state.json of the checkpoint, stateful_callbacks.{name}.attributes"
+    attributes = stored.get("attributes") if isinstance(stored, dict) else None
+    allowed = {
+        "last_look_step": ("a whole number", lambda value: type(value) is int),
+        "seconds": ("a number", lambda value: type(value) in (int, float)),
+        "balancer_state": ("an object or null", lambda value: value is None or isinstance(value, dict)),
+    }
+    for field, (expected, is_good) in allowed.items():
+        value = attributes.get(field, "missing") if isinstance(attributes, dict) else "missing"
+        if not is_good(value):
+            raise ValueError(
+                f"{where}.{field} is {value!r} and should be {expected}: the file is damaged. Resume from another "
+                f"checkpoint, or delete the entry {name} to go on with a new look."
+            )
+    return attributes
 
 
 def _summary(spectra: list[LayerSpectrum], multipliers: dict[str, float], seconds: float) -> dict[str, float]:

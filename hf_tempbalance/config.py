@@ -73,6 +73,9 @@ class TempBalanceConfig:
     min_eigenvalues: int = field(
         default=50, metadata={"help": "Layers with fewer eigenvalues keep the schedule's rate; 0 keeps none out."}
     )
+    embeddings: bool = field(
+        default=False, metadata={"help": "Tune embeddings too. Without it they keep the schedule's rate."}
+    )
     batchnorm: BatchNormRule = field(
         default="name",
         metadata={

@@ -1,13 +1,15 @@
-"""From weights to eigenvalues: modules -> stacks of matrices -> ascending squared singular values."""
+"""From matrices to eigenvalues: stacks of matrices -> ascending squared singular values."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 # Gram matrices held at once, for all layers whose smaller side is equal. An accelerator wants large batches; LAPACK
@@ -17,20 +19,18 @@ CPU_CHUNK_BYTES = 1 << 20
 GRAM_BLOCK = 192
 
 
-def weight_matrices(module: nn.Conv2d | nn.Linear) -> Tensor:
-    """The weight as a stack of matrices, shape (k, out, in), a view without a copy.
+class MatrixStack(Protocol):
+    """k matrices (m, n); a 3-d tensor, or an object that computes each matrix when it is asked for."""
 
-    Linear: k = 1. Conv2d with weight (out, in/groups, kh, kw): one (out, in/groups) matrix for each of the
-    k = kh * kw kernel positions, never (out, in * kh * kw).
-    """
-    weight = module.weight.detach()
-    if weight.dim() == 2:
-        return weight.unsqueeze(0)
-    return weight.flatten(2).permute(2, 0, 1)
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def __getitem__(self, k: int) -> Tensor: ...
 
 
 @torch.no_grad()
-def squared_singular_values(stacks: Sequence[Tensor]) -> list[Tensor]:
+def squared_singular_values(stacks: Sequence[MatrixStack]) -> list[Tensor]:
     r"""Eigenvalues of W^T W for every matrix of every stack, pooled by stack.
 
     They are computed as eigenvalues of the smaller Gram matrix, W W^T or W^T W, which has the same non-zero ones.
@@ -56,15 +56,15 @@ def squared_singular_values(stacks: Sequence[Tensor]) -> list[Tensor]:
     return [_pool(rows, stack) for rows, stack in zip(pooled, stacks, strict=True)]
 
 
-def _compute_dtype(stack: Tensor) -> torch.dtype:
+def _compute_dtype(stack: MatrixStack) -> torch.dtype:
     return torch.promote_types(stack.dtype, torch.float32)
 
 
-def _chunks(stacks: Sequence[Tensor]) -> Iterator[list[tuple[int, int]]]:
+def _chunks(stacks: Sequence[MatrixStack]) -> Iterator[list[tuple[int, int]]]:
     """Matrices, as (stack, position in it), whose Gram matrices have one size, dtype and device. Largest first."""
     groups: dict[tuple, list[tuple[int, int]]] = defaultdict(list)
     for index, stack in enumerate(stacks):
-        if stack.numel():
+        if math.prod(stack.shape):
             side = min(stack.shape[1:])
             groups[side, _compute_dtype(stack), stack.device].extend((index, k) for k in range(stack.shape[0]))
     for side, dtype, device in sorted(groups, key=lambda key: -key[0]):
@@ -74,7 +74,7 @@ def _chunks(stacks: Sequence[Tensor]) -> Iterator[list[tuple[int, int]]]:
         yield from (matrices[start : start + size] for start in range(0, len(matrices), size))
 
 
-def _solve_on_cores(stacks: Sequence[Tensor], chunks: list[list[tuple[int, int]]]) -> list[Tensor]:
+def _solve_on_cores(stacks: Sequence[MatrixStack], chunks: list[list[tuple[int, int]]]) -> list[Tensor]:
     """Each chunk on one core: measured 1.9 times faster on 2 cores than LAPACK's own threads, for sides to 512."""
     threads = torch.get_num_threads()
     if min(threads, len(chunks)) < 2:
@@ -84,11 +84,11 @@ def _solve_on_cores(stacks: Sequence[Tensor], chunks: list[list[tuple[int, int]]
 
 
 @torch.no_grad()  # grad mode belongs to a thread, and this one may run on a worker
-def _solve(stacks: Sequence[Tensor], chunk: list[tuple[int, int]]) -> Tensor:
+def _solve(stacks: Sequence[MatrixStack], chunk: list[tuple[int, int]]) -> Tensor:
     """Ascending eigenvalues (len(chunk), side) of the chunk's Gram matrices."""
     first = stacks[chunk[0][0]]
     side = min(first.shape[1:])
-    gram = first.new_empty((len(chunk), side, side), dtype=_compute_dtype(first))
+    gram = torch.empty((len(chunk), side, side), dtype=_compute_dtype(first), device=first.device)
     for row, (index, k) in enumerate(chunk):
         matrix = stacks[index][k].to(gram.dtype)
         if matrix.shape[0] > matrix.shape[1]:
@@ -114,9 +114,9 @@ def _eigvalsh(gram: Tensor) -> Tensor:
         return torch.linalg.eigvalsh(gram.cpu())
 
 
-def _pool(rows: list[Tensor], stack: Tensor) -> Tensor:
+def _pool(rows: list[Tensor], stack: MatrixStack) -> Tensor:
     if not rows:
-        return stack.new_empty(0, dtype=_compute_dtype(stack))
+        return torch.empty(0, dtype=_compute_dtype(stack), device=stack.device)
     values = torch.cat(rows)
     # One bad kernel position makes the layer's spectrum unusable: half of it would look like a healthy layer.
     return values.sort().values if torch.isfinite(values).all() else torch.full_like(values, torch.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,15 @@ from transformers.trainer_utils import has_length
 
 from .balancer import assign_parameters
 from .callback import TempBalanceCallback
+from .checkpoints import last_complete_checkpoint
 from .config import TempBalanceConfig
+from .layer_groups import LayerGroups
 from .layers import unwrap
-from .param_groups import LayerGroups, check_optimizer
+from .param_groups import check_optimizer, is_schedule_free
 from .training_args import TempBalanceTrainingArguments
+
+
+logger = logging.getLogger(__name__)
 
 
 class TempBalanceTrainer(Trainer):
@@ -48,6 +54,21 @@ class TempBalanceTrainer(Trainer):
                 )
             self.add_callback(TempBalanceCallback(tempbalance))
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer; True resumes from the newest checkpoint that was written to its end.
+
+        Raises:
+            ValueError: True, and the output folder has no such checkpoint.
+        """
+        if resume_from_checkpoint is True:
+            checkpoint, incomplete = last_complete_checkpoint(self.args.output_dir)
+            for path in incomplete:
+                logger.warning("%s is incomplete: it was being written when the run ended. It is not used.", path)
+            if checkpoint is None:
+                raise ValueError(f"{self.args.output_dir} has no complete checkpoint to resume from.")
+            resume_from_checkpoint = str(checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As Trainer; every parameter with ``weight_decay_on_all``."""
         if isinstance(self.args, TempBalanceTrainingArguments) and self.args.weight_decay_on_all:
@@ -74,19 +95,26 @@ class TempBalanceTrainer(Trainer):
         if is_new and isinstance(self.args, TempBalanceTrainingArguments) and self.args.scheduler_unit == "epoch":
             length = self._steps_per_epoch()
             scheduler.lr_lambdas = [_staircase(function, length) for function in scheduler.lr_lambdas]
-        if is_new and self._layer_groups is not None:
+        if is_new and self._layer_groups is not None and self._layer_groups.keeps_plain_state:
             self._layer_groups.adapt_scheduler(scheduler)
         return scheduler
 
     def _split(self, optimizer: torch.optim.Optimizer) -> LayerGroups | None:
         model = unwrap(self.model)
-        layer_of = assign_parameters(model, self.tempbalance)
-        check_optimizer(optimizer, [p for p in model.parameters() if id(p) in layer_of and p.requires_grad])
-        own = type(optimizer)
-        plain = torch.optim.Optimizer
-        if own.state_dict is not plain.state_dict or own.load_state_dict is not plain.load_state_dict:
-            return None  # its checkpoints don't pass the hooks that convert them; virtual groups do without
-        return LayerGroups(optimizer, lambda parameter: layer_of.get(id(parameter)))
+        _, layer_of = assign_parameters(model, self.tempbalance)
+        tuned = [p for p in model.parameters() if id(p) in layer_of and p.requires_grad]
+        check_optimizer(optimizer, tuned, has_layer_groups=True)
+        own, plain = type(optimizer), torch.optim.Optimizer
+        has_own_state = own.state_dict is not plain.state_dict or own.load_state_dict is not plain.load_state_dict
+        if has_own_state or self.is_fsdp_enabled:
+            # Its checkpoints don't pass the hooks that convert them (FSDP's are made by parameter name, with the
+            # group's settings next to each); virtual groups do without.
+            return None
+        # DeepSpeed saves flat parts; a schedule-free optimizer's averages depend on the rate, and so on the layer.
+        keeps_plain_state = not self.is_deepspeed_enabled and not is_schedule_free(optimizer)
+        return LayerGroups(
+            optimizer, lambda parameter: layer_of.get(id(parameter)), keeps_plain_state=keeps_plain_state
+        )
 
     def _steps_per_epoch(self) -> int:
         loader = self.get_train_dataloader()

@@ -24,7 +24,8 @@ from hf_tempbalance import analyze
 from hf_tempbalance.layers import find_layers
 from hf_tempbalance.parser import run
 from hf_tempbalance.powerlaw import fit_power_law
-from hf_tempbalance.spectra import squared_singular_values, weight_matrices
+from hf_tempbalance.spectra import squared_singular_values
+from hf_tempbalance.weights import as_stack
 
 
 def resnet(name: str) -> Callable[[], nn.Module]:
@@ -117,12 +118,12 @@ def svdvals_loop(model: nn.Module) -> None:
     """What a plain implementation does: singular values of each layer, one layer after the other."""
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            torch.linalg.svdvals(weight_matrices(module)).square().flatten().sort()
+            torch.linalg.svdvals(as_stack(module.weight, "conv2d")).square().flatten().sort()
 
 
 def eigenvalues_of_conv(channels: int, device: str) -> torch.Tensor:
     conv = nn.Conv2d(channels, channels, 3, device=device)
-    return squared_singular_values([weight_matrices(conv)])[0].double()
+    return squared_singular_values([as_stack(conv.weight, "conv2d")])[0].double()
 
 
 def goodness_of_fit_loop(eigenvalues: torch.Tensor) -> float:

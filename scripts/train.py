@@ -90,13 +90,10 @@ def main() -> None:
     parser.set_defaults(**RECIPE)
     options, tempbalance, args = parser.parse()
     from transformers import set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
     checkpoint = args.resume_from_checkpoint
     if checkpoint in ("last", "true", "True"):
-        checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-        if checkpoint is None:
-            raise ValueError(f"{args.output_dir} has no checkpoint to resume from.")
+        checkpoint = True
     elif checkpoint is not None and not Path(checkpoint).is_dir():
         raise ValueError(f"resume_from_checkpoint={checkpoint!r} is not a folder. Use 'last' for the newest one.")
     args.dataloader_pin_memory &= args.device.type != "cpu"  # warns in every epoch where there is no accelerator
@@ -187,21 +184,20 @@ def make_trainer(
 
 def outcome(trainer: Any) -> dict[str, Any]:
     """What the run has measured so far: metrics per epoch, best and last checkpoint, seconds in TempBalance."""
-    from transformers.trainer_utils import get_last_checkpoint
-
     from hf_tempbalance import TempBalanceCallback
+    from hf_tempbalance.checkpoints import last_complete_checkpoint
 
     epochs: dict[float, dict[str, float]] = {}
     for entry in trainer.state.log_history:
         if "loss" in entry or any(key.startswith("eval_") for key in entry):
             epochs.setdefault(round(entry["epoch"], 6), {}).update(entry)
     callbacks = [c for c in trainer.callback_handler.callbacks if isinstance(c, TempBalanceCallback)]
-    folder = trainer.args.output_dir
+    last, _ = last_complete_checkpoint(trainer.args.output_dir)
     return {
         "epochs": [epochs[epoch] for epoch in sorted(epochs)],
         "best_metric": trainer.state.best_metric,
         "best_checkpoint": trainer.state.best_model_checkpoint,
-        "last_checkpoint": get_last_checkpoint(folder) if Path(folder).is_dir() else None,
+        "last_checkpoint": str(last) if last else None,
         "tempbalance_seconds": sum(callback.seconds for callback in callbacks),
     }
 

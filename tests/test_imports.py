@@ -16,24 +16,50 @@ PACKAGE = Path(hf_tempbalance.__file__).parent
 # Module -> modules of ours that it may import. Side rooms import none; parser takes one function of config.
 MAY_IMPORT = {
     "config": set(),
+    "weights": set(),
+    "distributed": set(),
     "spectra": set(),
+    "layer_groups": set(),
     "param_groups": set(),
     "history": set(),
+    "checkpoints": set(),
     "powerlaw": {"config"},
-    "layers": {"config"},
+    "layers": {"config", "weights"},
     "mapping": {"config"},
-    "analysis": {"config", "layers", "powerlaw", "spectra"},
-    "balancer": {"analysis", "config", "layers", "mapping", "param_groups"},
+    "analysis": {"config", "distributed", "layers", "powerlaw", "spectra", "weights"},
+    "balancer": {"analysis", "config", "distributed", "layers", "mapping", "param_groups", "weights"},
     "training_args": set(),
     "callback": {"analysis", "balancer", "config", "history"},
-    "trainer": {"balancer", "callback", "config", "layers", "param_groups", "training_args"},
+    "trainer": {
+        "balancer",
+        "callback",
+        "checkpoints",
+        "config",
+        "layer_groups",
+        "layers",
+        "param_groups",
+        "training_args",
+    },
     "backbones": set(),
     "data": set(),
     "metrics": set(),
     "parser": {"config"},
     "plots": set(),
 }
-CORE = ["config", "spectra", "powerlaw", "layers", "mapping", "analysis", "param_groups", "history", "balancer"]
+CORE = [
+    "config",
+    "weights",
+    "distributed",
+    "spectra",
+    "powerlaw",
+    "layers",
+    "mapping",
+    "analysis",
+    "param_groups",
+    "layer_groups",
+    "history",
+    "balancer",
+]
 LONGEST_FILE = {"backbones": 450, "data": 360, "plots": 350}
 
 

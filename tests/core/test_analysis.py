@@ -101,7 +101,7 @@ def test_layers_that_can_not_be_read_are_listed_with_nan():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.LSTM(4, 4), nn.Embedding(9, 4)), "1 LSTM, 1 Embedding"),
+        (nn.Sequential(nn.ReLU(), nn.ReLU(), nn.BatchNorm1d(4)), "2 ReLU, 1 BatchNorm1d"),
         (nn.Linear(64, 64, device="meta"), r"\(the model itself\) \(64, 64\): meta"),
         (nn.Sequential(), "this model has 1 Sequential"),
     ],

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from hf_tempbalance.history import append_look, cut_history, read_history
+from hf_tempbalance.history import append_look, continue_history, read_history
 
 
 def look(step: int, alpha: float = 2.5) -> dict:
@@ -29,30 +29,83 @@ def test_the_file_is_strict_json_and_what_is_not_finite_comes_back_as_nan(tmp_pa
     assert math.isnan(layer["alpha"]) and layer["excluded_by"] is None
 
 
-def test_a_last_line_that_was_cut_off_is_ignored_and_then_removed(tmp_path):
+LAYERS = ["conv1"]
+
+
+def test_looks_after_a_step_are_dropped(tmp_path):
+    path = tmp_path / "history.jsonl"
+    for step in (0, 10, 20):
+        append_look(path, look(step))
+    assert continue_history(path, 10, LAYERS) is None
+    assert [item["step"] for item in read_history(path)] == [0, 10]
+    assert continue_history(path, -1, LAYERS) is None
+    assert read_history(path) == []
+    assert [item.name for item in tmp_path.iterdir()] == ["history.jsonl"]
+
+
+def test_continuing_a_file_that_is_not_there_makes_none(tmp_path):
+    assert continue_history(tmp_path / "new" / "none.jsonl", 5, LAYERS) is None
+    assert not (tmp_path / "new" / "none.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (b'{"step": 10, "lay', "the last line is cut off"),
+        (b"\x00\xff\x00 rubbish\n", "line 2 is not a look"),
+        (b'{"step": 10}\n', "line 2 is not a look"),
+        (b"[]\n", "line 2 is not a look"),
+    ],
+)
+def test_a_damaged_file_is_kept_aside_and_its_readable_lines_are_taken_over(tmp_path, damage, problem):
     path = tmp_path / "history.jsonl"
     append_look(path, look(0))
-    with path.open("a") as file:
-        file.write('{"step": 10, "lay')
-    assert read_history(path) == [look(0)]
-    cut_history(path, 10)
+    with path.open("ab") as file:
+        file.write(damage)
+    before = path.read_bytes()
+    message = continue_history(path, 10, LAYERS)
+    assert message == f"{path}: {problem}. The file as it was is now history.damaged-1.jsonl."
+    assert (tmp_path / "history.damaged-1.jsonl").read_bytes() == before
     append_look(path, look(10))
     assert read_history(path) == [look(0), look(10)]
 
 
-def test_looks_after_a_step_are_cut(tmp_path):
+def test_a_second_damaged_file_does_not_replace_the_first(tmp_path):
     path = tmp_path / "history.jsonl"
-    for step in (0, 10, 20):
-        append_look(path, look(step))
-    cut_history(path, 10)
-    assert [item["step"] for item in read_history(path)] == [0, 10]
-    cut_history(path, -1)
-    assert read_history(path) == []
+    for number in (1, 2):
+        path.write_text(f"rubbish {number}\n")
+        continue_history(path, 10, LAYERS)
+    assert (tmp_path / "history.damaged-1.jsonl").read_text() == "rubbish 1\n"
+    assert (tmp_path / "history.damaged-2.jsonl").read_text() == "rubbish 2\n"
 
 
-def test_cutting_a_file_that_is_not_there_makes_none(tmp_path):
-    cut_history(tmp_path / "none.jsonl", 5)
-    assert not (tmp_path / "none.jsonl").exists()
+def test_a_file_of_another_model_is_kept_aside_and_not_continued(tmp_path):
+    path = tmp_path / "history.jsonl"
+    append_look(path, look(0))
+    message = continue_history(path, 10, ["conv1", "conv2"])
+    assert "line 1 is a look at other layers" in message
+    assert read_history(path) == [] and read_history(tmp_path / "history.damaged-1.jsonl") == [look(0)]
+
+
+def test_a_file_that_can_not_be_used_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"history.jsonl can't be used .*: Is a directory. .* another output folder"):
+        continue_history(path, 0, LAYERS)
+
+
+def test_a_line_that_could_not_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = tmp_path / "history.jsonl"
+    append_look(path, look(0))
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("os.fsync", full)
+        append_look(path, look(10))
+    append_look(path, look(20))
+    assert read_history(path) == [look(0), look(20)]
 
 
 def test_a_foreign_file_is_refused_with_file_and_line(tmp_path):

@@ -14,11 +14,20 @@ def rules(model: nn.Module, **options) -> dict[str, str | None]:
     return {layer.name: layer.excluded_by for layer in find_layers(model, **options)}
 
 
-def test_every_conv2d_and_linear_is_listed_in_registration_order_and_nothing_else():
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 8, 3), nn.Conv1d(8, 8, 3), nn.Linear(8, 4)
-    )
-    assert list(rules(model)) == ["0", "4"]
+def test_every_matrix_shaped_weight_is_listed_in_registration_order_and_nothing_else():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.LSTM(8, 8), nn.Linear(8, 4))
+    assert rules(model, min_eigenvalues=0) == {
+        "0": "first",
+        "2.weight_ih_l0": "not_a_layer",
+        "2.weight_hh_l0": "not_a_layer",
+        "3": "last",
+    }
+
+
+def test_embeddings_are_neither_first_nor_last_and_tuned_only_on_demand():
+    model = nn.Sequential(nn.Embedding(99, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
+    assert rules(model) == {"0": "embedding", "1": "first", "2": None, "3": "last"}
+    assert rules(model, embeddings=True) == {"0": None, "1": "first", "2": None, "3": "last"}
 
 
 def test_first_and_last_do_not_move_on_and_the_minimum_comes_after_them():
@@ -66,26 +75,28 @@ def test_frozen_tied_meta_and_integer_weights_are_marked():
         "fc2": None,
         "fc3": "tied",
         "fc4": "meta",
-        "fc5": "dtype",
+        "fc5": "quantized",
     }
-    assert [layer.is_readable for layer in find_layers(model)] == [True, True, True, True, False, False]
+    assert [layer.is_analysed for layer in find_layers(model)] == [True, True, True, True, False, False]
 
 
 def test_a_lazy_layer_is_marked_and_does_not_raise():
     layers = find_layers(nn.Sequential(nn.LazyLinear(5), nn.Linear(64, 64)))
-    assert (layers[0].excluded_by, layers[0].shape, layers[0].is_readable) == ("uninitialized", (), False)
+    assert (layers[0].excluded_by, layers[0].shape, layers[0].is_analysed) == ("uninitialized", (), False)
 
 
 def test_batchnorm_follows_by_name():
     block = OrderedDict(bn1=nn.BatchNorm2d(8), conv1=nn.Conv2d(8, 8, 3), other=nn.BatchNorm2d(8))
     model = nn.ModuleDict({"block": nn.Sequential(block), "bn": nn.BatchNorm2d(8)})
-    assert find_followers(model) == {"block.bn1": "block.conv1"}  # before its convolution, and still its follower
+    assert find_followers(model, find_layers(model)) == {
+        "block.bn1": "block.conv1"
+    }  # before its convolution, and still its follower
 
 
 def test_every_bn_in_the_name_is_replaced():
     model = nn.ModuleDict({"bn_a": nn.Sequential(OrderedDict(bn=nn.BatchNorm2d(4)))})
     model["conv_a"] = nn.Sequential(OrderedDict(conv=nn.Conv2d(4, 4, 1)))
-    assert find_followers(model) == {"bn_a.bn": "conv_a.conv"}
+    assert find_followers(model, find_layers(model)) == {"bn_a.bn": "conv_a.conv"}
 
 
 def test_batchnorm_follows_by_order():
@@ -98,8 +109,8 @@ def test_batchnorm_follows_by_order():
         nn.Conv2d(8, 8, 3),
         nn.SyncBatchNorm(8),
     )
-    assert find_followers(model, batchnorm="order") == {"3": "1", "6": "5"}
-    assert find_followers(model, batchnorm="none") == {}
+    assert find_followers(model, find_layers(model), batchnorm="order") == {"3": "1", "6": "5"}
+    assert find_followers(model, find_layers(model), batchnorm="none") == {}
 
 
 class LlamaRMSNorm(nn.Module):
@@ -117,8 +128,8 @@ def test_layernorm_and_rmsnorm_follow_the_linear_before_them():
         LlamaRMSNorm(),
         LlamaRMSNorm(),
     )
-    assert find_followers(model) == {}
-    assert find_followers(model, layernorm=True) == {"2": "1", "4": "3", "6": "5"}
+    assert find_followers(model, find_layers(model)) == {}
+    assert find_followers(model, find_layers(model), layernorm=True) == {"2": "1", "4": "3", "6": "5"}
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda m: torch.compile(nn.DataParallel(m))])
@@ -134,4 +145,4 @@ def test_the_description_lists_every_layer_and_its_rule():
 
 
 def test_the_description_of_a_model_without_layers_says_what_it_has():
-    assert "2 LSTM" in describe(nn.Sequential(nn.LSTM(4, 4), nn.LSTM(4, 4)), [])
+    assert "2 ReLU" in describe(nn.Sequential(nn.ReLU(), nn.ReLU()), [])

@@ -8,7 +8,8 @@ import torch
 from tiny import mlp
 from torch import nn
 
-from hf_tempbalance.param_groups import LayerGroups, VirtualGroups, check_optimizer
+from hf_tempbalance.layer_groups import LayerGroups
+from hf_tempbalance.param_groups import VirtualGroups, check_optimizer
 
 
 MULTIPLIERS = {None: 1.0, "a": 0.5, "b": 1.5}

@@ -8,16 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hf_tempbalance.spectra import squared_singular_values, weight_matrices
+from hf_tempbalance.spectra import squared_singular_values
+from hf_tempbalance.weights import as_stack
 
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest eigenvalue
 
 
 def stack_of(weight: torch.Tensor) -> torch.Tensor:
-    module = nn.Linear(1, 1) if weight.dim() == 2 else nn.Conv2d(1, 1, 1)
-    module.weight = nn.Parameter(weight)
-    return weight_matrices(module)
+    return as_stack(weight, "linear" if weight.dim() == 2 else "conv2d")
 
 
 shapes = st.one_of(
@@ -119,4 +118,4 @@ def test_weights_that_require_a_gradient_get_none():
 
 def test_no_copy_of_the_weights_is_made():
     conv = nn.Conv2d(8, 8, 3)
-    assert weight_matrices(conv).data_ptr() == conv.weight.data_ptr()
+    assert as_stack(conv.weight, "conv2d").data_ptr() == conv.weight.data_ptr()

@@ -43,7 +43,7 @@ IMAGE = {"image_size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
 def test_sizes_and_the_number_of_tuned_modules_are_those_of_the_paper_s_networks(name, parameters, tuned):
     model = timm.create_model(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
-    owner = assign_parameters(model, TempBalanceConfig())
+    _, owner = assign_parameters(model, TempBalanceConfig())
     modules = [m for m in model.modules() if any(id(p) in owner for p in m.parameters(recurse=False))]
     assert len(modules) == tuned
 

@@ -1,0 +1,207 @@
+"""The matrix-shaped weights of a model: where they are, whether they can be read, and their stacks of matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+_KINDS: dict[type[nn.Module], str] = {
+    nn.Linear: "linear",
+    nn.Conv1d: "conv1d",
+    nn.Conv2d: "conv2d",
+    nn.Conv3d: "conv3d",
+    nn.ConvTranspose1d: "conv_transpose1d",
+    nn.ConvTranspose2d: "conv_transpose2d",
+    nn.ConvTranspose3d: "conv_transpose3d",
+    nn.Embedding: "embedding",
+    nn.EmbeddingBag: "embedding",
+}
+_ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_FLOAT8 = tuple(getattr(torch, name) for name in dir(torch) if name.startswith("float8"))
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A matrix-shaped weight and the parameters that share its learning rate.
+
+    kind: the layer's; "in_proj" (query, key and value of `nn.MultiheadAttention` in one), "experts" (a mixture's,
+    one matrix each), or "parameter": of no layer that is known here.
+    """
+
+    name: str  # dotted name of the module, or of the parameter where a module holds several; without wrappers' parts
+    kind: str
+    tensor: Tensor  # under an adapter that of the layer inside
+    parameters: tuple[Tensor, ...]
+    adapter: nn.Module | None = None  # a PEFT layer around the layer; it adds to the weight
+    is_part_of_adapter: bool = False  # ... that can't be merged with its layer's weight
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole weight, also where this process holds a shard; () for a lazy layer."""
+        if isinstance(self.tensor, nn.UninitializedParameter):
+            return ()
+        return tuple(getattr(self.tensor, "ds_shape", self.tensor.shape))
+
+    @property
+    def stack_shape(self) -> tuple[int, int, int]:
+        """(matrices, rows, columns); zeros where there is no shape yet."""
+        shape = self.shape
+        if self.kind == "in_proj":
+            return 3, shape[0] // 3, shape[1]
+        if self.kind == "experts":
+            return shape
+        return (math.prod(shape[2:]), *shape[:2]) if len(shape) > 1 else (0, 0, 0)
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why its numbers have no spectrum: "uninitialized", "meta", "quantized" or "dtype"; None if they have."""
+        if isinstance(self.tensor, nn.UninitializedParameter):
+            return "uninitialized"
+        if self.tensor.is_meta:
+            return "meta"
+        if self.tensor.is_complex() or self.tensor.dtype is torch.bool:
+            return "dtype"
+        is_wrapped = is_traceable_wrapper_subclass(self.tensor) and not _is_dtensor(self.tensor)
+        if not self.tensor.is_floating_point() or self.tensor.dtype in _FLOAT8 or is_wrapped:
+            return "quantized"
+        return None
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether reading it takes all processes together (DTensor as under FSDP2, DeepSpeed ZeRO-3)."""
+        return any(_is_dtensor(p) or hasattr(p, "ds_id") for p in (self.tensor, *self.parameters))
+
+    def whole(self) -> Tensor:
+        """The weight as the layer uses it, adapter merged and shards gathered, detached.
+
+        A view where that is possible. Every process of the group has to call it where `is_sharded`.
+        """
+        gather = nullcontext()
+        if any(hasattr(p, "ds_id") for p in self.parameters):
+            import deepspeed
+
+            gather = deepspeed.zero.GatheredParameters([p for p in self.parameters if hasattr(p, "ds_id")])
+        with gather, torch.no_grad():
+            tensor = self.tensor.detach()
+            if self.adapter is not None and not self.adapter.merged:
+                for name in _active(self.adapter):
+                    tensor = tensor + self.adapter.get_delta_weight(name).to(tensor.dtype)
+            tensor = tensor.full_tensor() if _is_dtensor(tensor) else tensor
+            return tensor.clone() if hasattr(self.tensor, "ds_id") else tensor
+
+    def stack(self) -> Tensor | MergedStack:
+        """The weight as matrices (k, m, n), a view; lazily merged under an adapter. For weights not `is_sharded`."""
+        return MergedStack(self) if self.adapter is not None else as_stack(self.whole(), self.kind)
+
+
+class MergedStack:
+    """The matrices of a weight with its adapter, merged when they are asked for: no copy of a model is ever held."""
+
+    def __init__(self, weight: Weight) -> None:
+        self.weight = weight
+        self.shape, self.dtype, self.device = weight.stack_shape, weight.tensor.dtype, weight.tensor.device
+
+    def __getitem__(self, k: int) -> Tensor:
+        return as_stack(self.weight.whole(), self.weight.kind)[k]
+
+
+def as_stack(weight: Tensor, kind: str) -> Tensor:
+    """A weight as a stack of matrices, shape (k, m, n), a view without a copy.
+
+    A linear layer's (also stored as (in, out), and an embedding's): k = 1. A convolution's (out, in/groups, ...), a
+    transposed one's (in, out/groups, ...): one matrix of the first two dimensions for each of the k kernel
+    positions, never (out, in * positions). "in_proj" (3 e, e): k = 3. "experts" (k, m, n): as it is.
+    """
+    if kind == "experts":
+        return weight
+    if kind == "in_proj":
+        return weight.unflatten(0, (3, -1))
+    return weight.unsqueeze(0) if weight.dim() == 2 else weight.flatten(2).permute(2, 0, 1)
+
+
+def find_weights(model: nn.Module) -> Iterator[Weight]:
+    """Every parameter with two dimensions or more, in registration order, in the `Weight` of its layer."""
+    inside: set[int] = set()  # modules that a layer above accounts for
+    parts: set[int] = set()  # modules of an adapter that can't be merged
+    for full_name, module in model.named_modules():
+        if id(module) in inside:
+            continue
+        name = clean_name(full_name)
+        base = module
+        while isinstance(getattr(base, "base_layer", None), nn.Module):
+            base = base.base_layer
+        is_adapter = base is not module
+        is_merged = is_adapter and _kind(base) is not None and _can_be_merged(module)
+        if _kind(base) is not None and (is_merged or not is_adapter):
+            inside |= {id(child) for child in module.modules()}
+            yield Weight(
+                name,
+                _kind(base),
+                base.weight,
+                tuple(module.parameters()),
+                adapter=module if is_merged else None,
+                is_part_of_adapter=id(module) in parts,
+            )
+        else:
+            if is_adapter:
+                parts |= {id(child) for child in module.modules()} - {id(child) for child in base.modules()}
+            yield from _own_weights(module, name, id(module) in parts)
+
+
+def clean_name(name: str) -> str:
+    """A module's or parameter's dotted name without what torch.compile, FSDP and activation checkpointing add."""
+    for part in ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"):
+        name = name.replace(f"{part}.", "").removesuffix(f".{part}")
+    return name
+
+
+def _own_weights(module: nn.Module, prefix: str, is_part_of_adapter: bool) -> Iterator[Weight]:
+    """Matrix-shaped parameters that a module holds itself, without being a layer with one weight."""
+    own = dict(module.named_parameters(recurse=False))
+    for key, parameter in own.items():
+        is_lazy = isinstance(parameter, nn.UninitializedParameter)
+        shape = () if is_lazy else getattr(parameter, "ds_shape", parameter.shape)
+        if not is_lazy and len(shape) < 2:
+            continue
+        kind, names = "parameter", [key]
+        if isinstance(module, nn.MultiheadAttention) and key in _ATTENTION_WEIGHTS:
+            is_fused = key == "in_proj_weight"
+            kind, names = ("in_proj", [key, "in_proj_bias"]) if is_fused else ("linear", [key])
+        elif len(shape) == 3 and shape[0] == getattr(module, "num_experts", None):
+            kind, names = "experts", [key, f"{key}_bias"]
+        parameters = tuple(own[name] for name in names if own.get(name) is not None)
+        yield Weight(f"{prefix}.{key}".lstrip("."), kind, parameter, parameters, is_part_of_adapter=is_part_of_adapter)
+    for key, buffer in module.named_buffers(recurse=False):
+        if key == "qweight":  # GPTQ and AWQ keep packed integers in a buffer and have no weight
+            yield Weight(prefix, "linear", buffer, tuple(own.values()))
+
+
+def _kind(module: nn.Module) -> str | None:
+    if not isinstance(getattr(module, "weight", None), Tensor):
+        return None
+    # transformers' Conv1D (GPT-2) is a linear layer whose weight is stored as (in, out).
+    if type(module).__name__ == "Conv1D" and module.weight.dim() == 2:
+        return "linear"
+    return next((kind for layer, kind in _KINDS.items() if isinstance(module, layer)), None)
+
+
+def _active(adapter: nn.Module) -> list[str]:
+    held = {name for key in getattr(adapter, "adapter_layer_names", ()) for name in getattr(adapter, key, ())}
+    return [] if adapter.disable_adapters else [name for name in adapter.active_adapters if name in held]
+
+
+def _can_be_merged(adapter: nn.Module) -> bool:
+    """Whether the weight is the layer's plus `get_delta_weight`; LoRA's variants (DoRA) do more than add."""
+    has_variant = bool(getattr(adapter, "lora_variant", None))
+    return hasattr(adapter, "get_delta_weight") and hasattr(adapter, "merged") and not has_variant
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")

@@ -1,0 +1,97 @@
+"""Tries TempBalance with every optimizer and schedule, kind of model, loop and process group that this machine has.
+
+    python scripts/check_everywhere.py                       everything: about ten minutes on 2 cores
+    python scripts/check_everywhere.py --only optimizers     or: models, loops, processes
+    python scripts/check_everywhere.py --markdown            as the tables of docs/compatibility.md
+
+Prints what works, what is refused and why, and what failed; exits with 1 if anything failed. What needs a package
+that is not installed, or fails in plain training as well, is listed as not tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from everywhere import models, optimizers, programs
+
+
+Row = tuple[str, str, str]  # what was tried, how it ended, more about it
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+
+    failed = 0
+    for section in options.only:
+        rows = list(SECTIONS[section]())
+        failed += sum(row[1] == "failed" for row in rows)
+        (print_markdown if options.markdown else print_table)(section, rows)
+    print(f"\n{failed} failed" if failed else "\nNothing failed.")
+    return 1 if failed else 0
+
+
+def optimizer_rows() -> Iterator[Row]:
+    """One row for each optimizer and way in; schedules that end alike are put together."""
+    for name, row in optimizers.check_optimizers().items():
+        ends = defaultdict(list)
+        for schedule, result in row.items():
+            ends[result].append(schedule)
+        for result, schedules in ends.items():
+            where = f"all {len(schedules)} schedules" if len(schedules) == len(row) else ", ".join(schedules)
+            end, _, reason = result.partition(": ")
+            yield name, end, f"{where}. {reason}" if reason else where
+
+
+def model_rows() -> Iterator[Row]:
+    for name, (result, listed) in models.check_models().items():
+        end, _, reason = result.partition(": ")
+        yield name, end, reason or listed
+
+
+def loop_rows() -> Iterator[Row]:
+    for name, result in programs.check_loops().items():
+        end, _, reason = result.partition(": ")
+        yield name, end, reason
+
+
+def process_rows() -> Iterator[Row]:
+    for name, result in programs.check_processes().items():
+        end, _, reason = result.partition(": ")
+        yield name, end, reason
+
+
+SECTIONS = {"optimizers": optimizer_rows, "models": model_rows, "loops": loop_rows, "processes": process_rows}
+
+
+def print_table(section: str, rows: list[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=section, title_justify="left")
+    for column in ("tried", "result", "with"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row, style="red" if row[1] == "failed" else None)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def print_markdown(section: str, rows: list[Row]) -> None:
+    print(f"\n## {section.capitalize()}\n\n| tried | result | with |\n| --- | --- | --- |")
+    for row in rows:
+        print("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Killed with SIGKILL at the worst moments and resumed, a run ends as the one that nobody stopped, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+PROGRAM = Path(__file__).with_name("killable.py")
+# What is left of the checkpoints when the process dies; saves are every 2 steps in the first two, else every 4.
+MOMENTS = {
+    "in the middle of an epoch": [2, 4, 6],
+    "between an optimizer step and the next": [2, 4],
+    "between a look and the checkpoint": [4],
+    "before the model is saved whole": [4, 8],
+    "between model and optimizer": [4, 8],
+    "before the state is saved": [4, 8],
+    "inside the state": [4, 8],
+    "in the first save": [4],
+}
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory) -> dict[str, dict]:
+    folder = tmp_path_factory.mktemp("killed")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(folder)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("kind", ["callback", "trainer"])
+def test_weights_optimizer_multipliers_and_history_are_those_of_the_run_that_went_through(ends, kind, moment):
+    end = ends[f"{kind}: {moment}"]
+    assert end["killed"] == -9  # it did die of the signal
+    assert end["left"] == [f"checkpoint-{step}" for step in MOMENTS[moment]]
+    assert end["resumed"] == 0
+    assert end["differing"] == []
+    assert end["steps"] == [0, 4, 8, 12, 16]

@@ -1,0 +1,234 @@
+"""What the tests of several processes run in each: ``worker.py TASK FOLDER``; writes ``FOLDER/TASK-RANK.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tiny import Digits, mlp, trainer_settings
+
+from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalancer, TempBalanceTrainer
+
+
+RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+WIDTHS = (64, 96, 128, 96, 64, 10)
+
+
+class Classifier(nn.Module):
+    """Linear layers and no BatchNorm, whose statistics would depend on the number of processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp(*WIDTHS)
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = pixel_values.flatten(1).to(self.layers.fc0.weight.dtype)
+        for layer in self.layers:
+            logits = layer(logits).tanh()
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def report(task: str, folder: Path, **values) -> None:
+    """This rank's results; floats keep all their digits in JSON."""
+    (folder / f"{task}-{RANK}.json").write_text(json.dumps(values))
+
+
+def make_trainer(folder: Path, kind: str, *callbacks, model=None, **changes):
+    settings = {"per_device_train_batch_size": 64 // SIZE, "num_train_epochs": 3, "optim_args": "momentum=0.9"}
+    arguments = TrainingArguments(**trainer_settings(folder / "run", **(settings | changes)))
+    data = {"train_dataset": Digits(256), "callbacks": list(callbacks)}
+    if kind == "callback":
+        data["callbacks"].append(TempBalanceCallback())
+        return Trainer(model or Classifier(), arguments, **data)
+    return TempBalanceTrainer(model or Classifier(), arguments, **data, tempbalance=TempBalanceConfig())
+
+
+def balancer_of(trainer) -> TempBalancer:
+    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, TempBalanceCallback)).balancer
+
+
+def train(folder: Path, kind: str) -> None:
+    """A Trainer with TempBalance from start to end."""
+    trainer = make_trainer(folder, kind, model=Classifier().double())
+    trainer.train()
+    weights = {name: value.double().sum().item() for name, value in trainer.model.state_dict().items()}
+    report(kind, folder, size=SIZE, multipliers=balancer_of(trainer).lr_multipliers, weights=weights)
+
+
+def looks_differ(folder: Path) -> None:
+    """Ranks hold different weights on purpose; every rank must still hold the same multipliers."""
+    dist.init_process_group("gloo")
+    torch.manual_seed(100 + RANK)
+    model = mlp(*WIDTHS)
+    balancer = TempBalancer(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    balancer.rebalance()
+    report("looks_differ", folder, multipliers=balancer.layer_multipliers, weight=model.fc1.weight.sum().item())
+
+
+def nan_on_one_rank(folder: Path) -> None:
+    """NaN appears in one layer of the last rank only, in the middle of training."""
+    dist.init_process_group("gloo")
+    model = mlp(*WIDTHS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    balancer = TempBalancer(model, optimizer)
+    messages = []
+    for step in range(1, 511):
+        if step == 500 and RANK == SIZE - 1:
+            for layer in model:
+                layer.weight.data[0, 0] = math.nan
+        if step % 10 == 0:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                balancer.rebalance()
+            messages += [(step, str(warning.message)) for warning in caught]
+        model(torch.ones(2, WIDTHS[0])).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    report("nan_on_one_rank", folder, multipliers=balancer.layer_multipliers, messages=messages)
+
+
+def failure_on_one_rank(folder: Path) -> None:
+    """One rank runs out of memory in a look; all have to hear of it."""
+    import hf_tempbalance.analysis as analysis
+
+    dist.init_process_group("gloo")
+    model = mlp(*WIDTHS)
+    balancer = TempBalancer(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    if RANK == 1:
+
+        def out_of_memory(*ignored):
+            raise torch.OutOfMemoryError("CUDA out of memory. (simulated)")
+
+        analysis.squared_singular_values = out_of_memory
+    try:
+        balancer.rebalance()
+    except RuntimeError as error:
+        report("failure_on_one_rank", folder, error=str(error))
+
+
+def other_model_on_one_rank(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    model = mlp(64, 64, 64 + 32 * RANK, 64, 10)
+    balancer = TempBalancer(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    try:
+        balancer.rebalance()
+    except RuntimeError as error:
+        report("other_model_on_one_rank", folder, error=str(error))
+
+
+def killed(folder: Path) -> None:
+    """Rank 1 is killed inside its second look; the others are waiting for its share."""
+
+    class Kill(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            if RANK == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    make_trainer(folder, "callback", Kill()).train()
+    report("killed", folder)
+
+
+def fsdp(folder: Path) -> None:
+    """FSDP2: sharded weights, in a bare loop; and the same loop in one process."""
+    from torch.distributed.fsdp import fully_shard
+
+    if SIZE > 1:
+        dist.init_process_group("gloo")
+    model = Classifier()
+    if SIZE > 1:
+        from torch.distributed.device_mesh import init_device_mesh
+
+        mesh = init_device_mesh("cpu", (SIZE,))
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    balancer = TempBalancer(model, optimizer)
+    rates = {}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizer.register_step_pre_hook(
+        lambda opt, args, kwargs: rates.update(
+            {names[id(p)]: group["lr"] for group in opt.param_groups for p in group["params"]}
+        )
+    )
+    data = Digits(256)
+    looks = []
+    for _ in range(3):
+        spectra = balancer.rebalance()
+        looks.append({spectrum.name: spectrum.alpha for spectrum in spectra})
+        for start in range(0, 256, 64):
+            part = slice(start + RANK * 64 // SIZE, start + (RANK + 1) * 64 // SIZE)
+            model(data.images[part], data.labels[part])["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    with torch.no_grad():  # an evaluation leaves weights gathered, under other tensors
+        model(data.images[:8], data.labels[:8])
+    report("fsdp", folder, looks=looks, rates=rates, multipliers=balancer.lr_multipliers)
+
+
+def deepspeed(folder: Path, stage: int) -> None:
+    """DeepSpeed ZeRO through TempBalanceTrainer; the rates are read where DeepSpeed's inner optimizer steps."""
+    rates: list[dict[str, float]] = []
+
+    class Rates(TrainerCallback):
+        def on_train_begin(self, args, state, control, optimizer, **kwargs):
+            inner = optimizer
+            while hasattr(inner, "optimizer"):
+                inner = inner.optimizer
+            inner.register_step_pre_hook(
+                lambda opt, args, kwargs: rates.append({g["layer"]: g["lr"] for g in opt.param_groups if g["params"]})
+            )
+
+    settings = {
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+    }
+    trainer = make_trainer(folder, "trainer", Rates(), deepspeed=settings, lr_scheduler_type="constant")
+    trainer.train()
+    balancer = balancer_of(trainer)
+    last = {}
+    for step in rates:  # ZeRO steps one group at a time
+        last |= step
+    kind = type(trainer.optimizer).__name__
+    report(f"deepspeed{stage}", folder, optimizer=kind, rates=last, multipliers=balancer.layer_multipliers)
+
+
+def deepspeed_plain(folder: Path) -> None:
+    """Flat parameters of a plain Trainer's two groups can't be told apart."""
+    settings = {"zero_optimization": {"stage": 2}, "zero_allow_untested_optimizer": True}
+    settings |= {"zero_force_ds_cpu_optimizer": False, "train_micro_batch_size_per_gpu": "auto"}
+    try:
+        make_trainer(folder, "callback", deepspeed=settings).train()
+    except ValueError as error:
+        report("deepspeed_plain", folder, error=str(error))
+
+
+if __name__ == "__main__":
+    task, folder = sys.argv[1], Path(sys.argv[2])
+    torch.manual_seed(1)
+    if task in ("callback", "trainer"):
+        train(folder, task)
+    elif task.startswith("deepspeed") and task[-1].isdigit():
+        deepspeed(folder, int(task[-1]))
+    else:
+        globals()[task](folder)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if task.startswith("deepspeed"):
+        os._exit(0)  # the teardown of its shared-memory extension aborts about one process in twenty
