@@ -54,7 +54,7 @@ class TempBalancer:
         self.config = config or TempBalanceConfig()
         self.model = unwrap(model)
         self.layers, self._layer_of = assign_parameters(self.model, self.config)
-        self._multipliers = dict.fromkeys(self._layer_of.values(), 1.0)
+        self._multipliers = {layer.name: 1.0 for layer in self.layers if layer.excluded_by is None}
         # By name as well: between forward and backward FSDP shows other tensors under the same names.
         self._layer_of_name = {
             clean_name(name): self._layer_of_parameter(parameter) for name, parameter in self.model.named_parameters()
@@ -118,7 +118,8 @@ class TempBalancer:
                     f"TempBalancer state: the multiplier of {name} is {value!r} and should be a finite number of 0 or "
                     "more. The state is damaged; load another one."
                 )
-        differing = sorted(state["multipliers"].keys() ^ self._multipliers.keys())
+        known, stored = set(self._layer_of.values()), state["multipliers"].keys()
+        differing = sorted((stored - known) | (self._multipliers.keys() - stored))
         if differing:
             raise ValueError(
                 f"TempBalancer state and model do not tune the same layers; only one of them tunes {differing}. "
@@ -135,7 +136,7 @@ class TempBalancer:
         return self._layer_of.get(id(parameter))
 
     def _multiplier_of(self, layer: str | None) -> float:
-        return 1.0 if layer is None else self._multipliers[layer]
+        return self._multipliers.get(layer, 1.0)  # also of a layer that has been frozen since
 
     def _write_into_groups(self) -> None:
         """Show the multiplier in layer-wise groups, for those who read them; it is applied inside step."""
@@ -163,9 +164,10 @@ class TempBalancer:
 
 
 def assign_parameters(model: nn.Module, config: TempBalanceConfig) -> tuple[list[Layer], dict[int, str]]:
-    """All layers, and id of each tuned parameter -> name of the layer whose multiplier it takes.
+    """All layers, and id of each parameter that can be tuned -> name of the layer whose multiplier it takes.
 
-    Depends on the architecture alone.
+    Depends on the architecture alone: parameters of frozen layers are in it, so that these can be set free in the
+    middle of training, and others frozen.
 
     A layer's own weight and bias belong to it, and those of the norm that follows it; a parameter used twice belongs
     to the layer that is met first.
@@ -174,8 +176,8 @@ def assign_parameters(model: nn.Module, config: TempBalanceConfig) -> tuple[list
         ValueError: no layer is tuned.
     """
     layers = find_layers(model, **layer_options(config))
-    tuned = {layer.name: layer for layer in layers if layer.excluded_by is None}
-    if not tuned:
+    tuned = {layer.name: layer for layer in layers if layer.excluded_by in (None, "frozen")}
+    if all(layer.excluded_by == "frozen" for layer in tuned.values()):
         raise ValueError(f"There is nothing to balance: {describe(model, layers)}")
     owner: dict[int, str] = {}
     followers = find_followers(model, layers, batchnorm=config.batchnorm, layernorm=config.layernorm)

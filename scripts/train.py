@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
+from hf_tempbalance.checkpoints import last_complete_checkpoint
 from hf_tempbalance.parser import ConfigArgumentParser, run
 
 
@@ -94,6 +95,8 @@ def main() -> None:
     checkpoint = args.resume_from_checkpoint
     if checkpoint in ("last", "true", "True"):
         checkpoint = True
+        if last_complete_checkpoint(args.output_dir)[0] is None:
+            raise ValueError(f"{args.output_dir} has no complete checkpoint to resume from.")
     elif checkpoint is not None and not Path(checkpoint).is_dir():
         raise ValueError(f"resume_from_checkpoint={checkpoint!r} is not a folder. Use 'last' for the newest one.")
     args.dataloader_pin_memory &= args.device.type != "cpu"  # warns in every epoch where there is no accelerator
@@ -185,7 +188,6 @@ def make_trainer(
 def outcome(trainer: Any) -> dict[str, Any]:
     """What the run has measured so far: metrics per epoch, best and last checkpoint, seconds in TempBalance."""
     from hf_tempbalance import TempBalanceCallback
-    from hf_tempbalance.checkpoints import last_complete_checkpoint
 
     epochs: dict[float, dict[str, float]] = {}
     for entry in trainer.state.log_history:

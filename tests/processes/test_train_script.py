@@ -114,7 +114,7 @@ def test_a_run_that_fails_is_recorded_with_its_error(tmp_path):
         (["--config=none.yaml"], 1, "none.yaml can't be read"),
         (["--architecture=resnet19_cifar"], 1, "'resnet19_cifar' is not in timm's registry"),
         (["--model_args={depth"], 1, "is not JSON"),
-        (["--resume_from_checkpoint=last"], 1, "has no checkpoint to resume from"),
+        (["--resume_from_checkpoint=last"], 1, "has no complete checkpoint to resume from"),
         (["--resume_from_checkpoint=gone"], 1, "resume_from_checkpoint='gone' is not a folder"),
         (["--scheduler_unit=epoch", "--lr_scheduler_type=greedy"], 1, "depends on a metric"),
     ],

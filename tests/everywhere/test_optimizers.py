@@ -1,0 +1,58 @@
+"""Every optimizer with every schedule, through a real Trainer: what docs/compatibility.md says is what happens."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from everywhere.optimizers import OPTIMIZERS, SCHEDULES, WAYS, check_training, plain
+from everywhere.outcome import missing, outcome
+
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+OFTEN = ["cosine", "reduce_lr_on_plateau"]  # one that is a formula of the step, one that reads and writes the rate
+
+
+def documented() -> dict[str, str]:
+    """Optimizer and way -> result, from the document's table."""
+    rows = [line.strip("| ").split(" | ") for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")]
+    return {row[0]: row[1] for row in rows if len(row) >= 2}
+
+
+def test_the_document_has_every_optimizer_with_both_ways():
+    table = documented()
+    for name in OPTIMIZERS:
+        for way in WAYS:
+            assert table[f"{name}, {way}"] in ("works", "refused", "not tried")
+
+
+def check(name: str, way: str, schedule: str) -> None:
+    if reason := missing(OPTIMIZERS[name].package):
+        pytest.skip(reason)
+    result = outcome(partial(check_training, name, schedule, way), partial(plain, name, schedule))
+    if result.startswith("not tried"):
+        pytest.skip(result)
+    assert result.partition(":")[0] == documented()[f"{name}, {way}"], result
+
+
+@pytest.mark.parametrize("schedule", OFTEN)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer(name, way, schedule):
+    check(name, way, schedule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [schedule for schedule in SCHEDULES if schedule not in OFTEN])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_with_every_other_schedule(name, way, schedule):
+    check(name, way, schedule)
+
+
+def test_the_check_sees_a_wrong_rate(monkeypatch):
+    monkeypatch.setattr(
+        "hf_tempbalance.balancer.TempBalancer.lr_multipliers", {f"fc{i}.weight": 2.0 for i in range(5)}
+    )
+    assert outcome(partial(check_training, "sgd", "linear", "callback")).startswith("failed")
