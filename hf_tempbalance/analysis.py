@@ -20,7 +20,7 @@ from .weights import as_stack
 
 # Eigenvalues of an n x n matrix against one multiplication of n x n matrices, in time: measured on CPUs, see
 # scripts/bench_distributed.py.
-EIGENVALUE_COST = 8.0
+EIGENVALUE_COST = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)

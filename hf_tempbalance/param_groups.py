@@ -106,7 +106,11 @@ class VirtualGroups:
             for multiplier, parameters in parts:
                 merged[multiplier] = merged[multiplier] + parameters if multiplier in merged else parameters
             parts = list(merged.items())
-        views = [group | {"params": parameters, "lr": group["lr"] * multiplier} for multiplier, parameters in parts]
+        views = []
+        for multiplier, parameters in parts:
+            view = group.copy()
+            view["params"], view["lr"] = parameters, group["lr"] * multiplier
+            views.append(view)
         if any(isinstance(value, Tensor) for value in group.values()):
             # A tensor that the optimizer changes in place must not be changed once per view.
             for view in views[1:]:
@@ -128,7 +132,7 @@ def _carry_over(group: Group, views: list[Group], given: list[Group]) -> None:
     """Copy into the group what the optimizer wrote into its views; of several views the first that has a change."""
     lr = group["lr"]
     for view, before in zip(reversed(views), reversed(given), strict=True):
-        if [*map(id, view.values())] == [*map(id, before.values())]:
+        if _is_unchanged(view, before):
             continue
         for key, value in view.items():
             if key == "params" or (key in before and value is before[key]):
@@ -137,6 +141,13 @@ def _carry_over(group: Group, views: list[Group], given: list[Group]) -> None:
                 group[key] = value
             elif before["lr"]:  # an optimizer that sets its own rate: the multiplier is not part of it
                 group["lr"] = value * (lr / before["lr"])
+
+
+def _is_unchanged(view: Group, before: Group) -> bool:
+    try:
+        return view == before  # values that are the same object are not compared
+    except (RuntimeError, ValueError):  # a tensor or array was put there, and has no truth value
+        return False
 
 
 def _levels(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:

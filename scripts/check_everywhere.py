@@ -23,7 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from everywhere import models, optimizers, programs
 
 
-Row = tuple[str, str, str]  # what was tried, how it ended, more about it
+Row = tuple[str, ...]  # what was tried, how it ended (with each way in), more about it
 
 
 def main() -> int:
@@ -36,22 +36,25 @@ def main() -> int:
     failed = 0
     for section in options.only:
         rows = list(SECTIONS[section]())
-        failed += sum(row[1] == "failed" for row in rows)
-        (print_markdown if options.markdown else print_table)(section, rows)
+        failed += sum("failed" in row[1:-1] for row in rows)
+        header = ("tried", *(("callback", "trainer") if section == "optimizers" else ("result",)), "with")
+        (print_markdown if options.markdown else print_table)(section, header, rows)
     print(f"\n{failed} failed" if failed else "\nNothing failed.")
     return 1 if failed else 0
 
 
 def optimizer_rows() -> Iterator[Row]:
-    """One row for each optimizer and way in; schedules that end alike are put together."""
-    for name, row in optimizers.check_optimizers().items():
-        ends = defaultdict(list)
-        for schedule, result in row.items():
-            ends[result].append(schedule)
-        for result, schedules in ends.items():
-            where = f"all {len(schedules)} schedules" if len(schedules) == len(row) else ", ".join(schedules)
-            end, _, reason = result.partition(": ")
-            yield name, end, f"{where}. {reason}" if reason else where
+    """One row for each optimizer; schedules that end alike are put together."""
+    results = optimizers.check_optimizers()
+    for name in optimizers.OPTIMIZERS:
+        rows = [results[f"{name}, {way}"] for way in optimizers.WAYS]
+        ends: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for schedule in optimizers.SCHEDULES:
+            ends[tuple(row[schedule] for row in rows)].append(schedule)
+        for end, schedules in ends.items():
+            where = f"all {len(schedules)} schedules" if len(ends) == 1 else ", ".join(schedules)
+            reasons = dict.fromkeys(reason for result in end if (reason := result.partition(": ")[2]))
+            yield name, *(result.partition(": ")[0] for result in end), ". ".join([where, *reasons])
 
 
 def model_rows() -> Iterator[Row]:
@@ -75,21 +78,21 @@ def process_rows() -> Iterator[Row]:
 SECTIONS = {"optimizers": optimizer_rows, "models": model_rows, "loops": loop_rows, "processes": process_rows}
 
 
-def print_table(section: str, rows: list[Row]) -> None:
+def print_table(section: str, header: Row, rows: list[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=section, title_justify="left")
-    for column in ("tried", "result", "with"):
+    for column in header:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row, style="red" if row[1] == "failed" else None)
+        table.add_row(*row, style="red" if "failed" in row[1:-1] else None)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def print_markdown(section: str, rows: list[Row]) -> None:
-    print(f"\n## {section.capitalize()}\n\n| tried | result | with |\n| --- | --- | --- |")
-    for row in rows:
+def print_markdown(section: str, header: Row, rows: list[Row]) -> None:
+    print(f"\n## {section.capitalize()}\n")
+    for row in (header, ["---"] * len(header), *rows):
         print("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |")
 
 
