@@ -25,6 +25,9 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/accelerate_loop"))
     parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
     options = parser.parse_args()
+    saved = sorted(options.output_dir.glob("epoch-*"))
+    if saved and not options.resume:
+        parser.error(f"{options.output_dir} has a run already. Pass --resume to go on, or another --output_dir.")
 
     # Without a GPU, Accelerate joins the launched processes only when it is told that they use the CPU.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
@@ -43,8 +46,8 @@ def main() -> None:
     balancer = TempBalancer(model, optimizer)  # after prepare, on every process
     accelerator.register_for_checkpointing(balancer, schedule)
     first = 0
-    if options.resume:
-        accelerator.load_state(options.output_dir)
+    if saved:
+        accelerator.load_state(saved[-1])
         first = schedule.last_epoch
     else:
         balancer.rebalance()
@@ -58,12 +61,21 @@ def main() -> None:
             optimizer.step()
         schedule.step()
         spectra = balancer.rebalance()  # every process looks at its share of the layers
-        accelerator.save_state(options.output_dir)
+        save(accelerator, options.output_dir, epoch + 1)
         accelerator.print(f"epoch {epoch + 1}: test accuracy {accuracy(accelerator.unwrap_model(model), test):.4f}")
         for spectrum in spectra:
             multiplier = balancer.layer_multipliers.get(spectrum.name, 1.0)
             accelerator.print(f"  {spectrum.name}: alpha {spectrum.alpha:.2f}, rate x {multiplier:.2f}")
     accelerator.end_training()
+
+
+def save(accelerator: Accelerator, folder: Path, epoch: int) -> None:
+    """A state gets its name when it is whole, so a kill at any moment leaves one to go on from."""
+    accelerator.save_state(folder / "unfinished")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (folder / "unfinished").rename(folder / f"epoch-{epoch:04d}")
+    accelerator.wait_for_everyone()
 
 
 @torch.no_grad()

@@ -176,3 +176,25 @@ def test_a_healthy_look_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         balancer.rebalance()
+
+
+def test_a_step_that_gradient_scaling_skips_moves_nothing_and_the_next_has_the_layer_s_rates(optimizer_rates):
+    model = ConvNet()
+    optimizer = sgd(model)
+    seen = optimizer_rates(model, optimizer)
+    balancer = TempBalancer(model, optimizer)
+    balancer.rebalance()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+
+    scaler.scale(loss(model)).backward()
+    model.conv3.weight.grad[0] = torch.inf
+    scaler.step(optimizer)
+    scaler.update()
+    assert seen == {} and scaler.get_scale() == 2.0**9
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+    optimizer.zero_grad()
+    scaler.scale(loss(model)).backward()
+    scaler.step(optimizer)
+    assert seen == {name: 0.1 * multiplier for name, multiplier in balancer.lr_multipliers.items()}
