@@ -44,6 +44,17 @@ class ConfigArgumentParser(HfArgumentParser):
         parsed = self.parse_args_into_dataclasses([*defaults, *argv], look_for_args_file=False)
         return parsed[: len(self.dataclass_types)]
 
+    def set_defaults(self, **defaults: Any) -> None:
+        """As argparse; a script's own recipe may not name an option that is not there, or is there no longer.
+
+        Raises:
+            ValueError: no such option.
+        """
+        for key in defaults:
+            if key not in self._known():
+                raise ValueError(f"unknown option {key!r} in the script's defaults. {self._hint(key)}")
+        super().set_defaults(**defaults)
+
     def error(self, message: str) -> NoReturn:
         """One line instead of several hundred lines of usage."""
         self.exit(2, f"{self.prog}: {message}\n")

@@ -49,7 +49,7 @@ RECIPE: dict[str, Any] = {
     "num_train_epochs": 3,
     "per_device_train_batch_size": 32,
     "weight_decay": 0.01,
-    "warmup_ratio": 0.06,
+    "warmup_steps": 0.06,
     "eval_strategy": "epoch",
     "logging_strategy": "epoch",
     "save_strategy": "epoch",

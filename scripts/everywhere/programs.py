@@ -35,10 +35,12 @@ def check_loops() -> dict[str, str]:
     """Example script -> outcome."""
     results = {}
     with tempfile.TemporaryDirectory() as folder:
-        loop = [str(SCRIPTS / "accelerate_loop.py"), "--epochs=2", f"--output_dir={folder}"]
-        results["Accelerator, 1 process"] = _ended(launch(loop, 1))
-        results["Accelerator, resumed"] = _ended(launch([*loop, "--epochs=3", "--resume"], 1))
-        results["Accelerator, 2 processes"] = _ended(launch(loop, 2))
+        loop = [str(SCRIPTS / "accelerate_loop.py"), "--epochs=2"]
+        results["Accelerator, 1 process"] = _ended(launch([*loop, f"--output_dir={folder}/1"], 1))
+        results["Accelerator, resumed"] = _ended(
+            launch([*loop, "--epochs=3", f"--output_dir={folder}/1", "--resume"], 1)
+        )
+        results["Accelerator, 2 processes"] = _ended(launch([*loop, f"--output_dir={folder}/2"], 2))
     for dtype in ("bfloat16", "float16"):
         loop = [str(SCRIPTS / "amp_loop.py"), "--epochs=2", f"--dtype={dtype}"]
         results[f"torch.amp, GradScaler, {dtype}"] = _ended(launch(loop, 1))

@@ -67,6 +67,12 @@ def test_the_settings_are_the_paper_s_and_a_pair_differs_in_the_method_alone(cel
     assert differing - {"learning_rate"} == {"tempbalance", "output_dir"}
 
 
+def test_a_default_that_no_option_has_is_an_error_and_not_passed_over():
+    parser = ConfigArgumentParser((TempBalanceTrainingArguments,))
+    with pytest.raises(ValueError, match="unknown option 'warmup_ratio' in the script's defaults"):
+        parser.set_defaults(warmup_ratio=0.06)  # gone in transformers 5, where a share goes into warmup_steps
+
+
 def test_flags_win_over_the_file_in_both_spellings():
     path = str(ROOT / "configs" / "quickstart.yaml")
     for argv in (["--config", path], [f"--config={path}"]):
