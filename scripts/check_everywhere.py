@@ -1,8 +1,9 @@
 """Tries TempBalance with every optimizer and schedule, kind of model, loop and process group that this machine has.
 
-    python scripts/check_everywhere.py                       everything: about ten minutes on 2 cores
+    python scripts/check_everywhere.py                       everything: about a quarter of an hour on 2 cores
     python scripts/check_everywhere.py --only optimizers     or: models, loops, processes
     python scripts/check_everywhere.py --markdown            as the tables of docs/compatibility.md
+    pip install '.[everywhere]'                              8-bit optimizers, GaLore, APOLLO, LOMO, DeepSpeed
 
 Prints what works, what is refused and why, and what failed; exits with 1 if anything failed. What needs a package
 that is not installed, or fails in plain training as well, is listed as not tried.

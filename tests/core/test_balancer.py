@@ -9,6 +9,8 @@ from tiny import ConvNet, mlp
 from torch import nn
 
 from hf_tempbalance import NoEffectWarning, TempBalanceConfig, TempBalancer
+from hf_tempbalance.balancer import assign_parameters
+from hf_tempbalance.layer_groups import LayerGroups
 
 
 def loss(model: nn.Module) -> torch.Tensor:
@@ -198,3 +200,49 @@ def test_a_step_that_gradient_scaling_skips_moves_nothing_and_the_next_has_the_l
     scaler.scale(loss(model)).backward()
     scaler.step(optimizer)
     assert seen == {name: 0.1 * multiplier for name, multiplier in balancer.lr_multipliers.items()}
+
+
+def chained(optimizer):
+    lr = torch.optim.lr_scheduler
+    return lr.ChainedScheduler([lr.ExponentialLR(optimizer, 0.9), lr.StepLR(optimizer, 2)], optimizer)
+
+
+def sequential(optimizer):
+    lr = torch.optim.lr_scheduler
+    return lr.SequentialLR(optimizer, [lr.LinearLR(optimizer, 0.1), lr.CosineAnnealingLR(optimizer, 4)], [2])
+
+
+def one_cycle(optimizer):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+
+
+def timm_cosine(optimizer):
+    return pytest.importorskip("timm.scheduler").CosineLRScheduler(optimizer, t_initial=6, warmup_t=2)
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")  # SequentialLR's own call
+@pytest.mark.parametrize("schedule", [chained, sequential, one_cycle, timm_cosine], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("has_layer_groups", [False, True], ids=["virtual groups", "layer groups"])
+def test_schedules_of_torch_and_timm_meet_the_multiplier_once(schedule, has_layer_groups, optimizer_rates):
+    model, plain = mlp(64, 64, 64, 64, 10), mlp(64, 64, 64, 64, 10)
+    optimizer, other = (torch.optim.SGD(network.parameters(), lr=0.1) for network in (model, plain))
+    if has_layer_groups:
+        _, layer_of = assign_parameters(model, TempBalanceConfig())
+        LayerGroups(optimizer, lambda parameter: layer_of.get(id(parameter)))
+    seen = optimizer_rates(model, optimizer)
+    balancer = TempBalancer(model, optimizer)
+    ours, theirs = schedule(optimizer), schedule(other)
+    rates = set()
+    for step in range(1, 9):
+        balancer.rebalance()
+        for network, its_optimizer in ((model, optimizer), (plain, other)):
+            its_optimizer.zero_grad()
+            network(torch.ones(2, 64)).square().mean().backward()
+            its_optimizer.step()
+        rate = other.param_groups[0]["lr"]
+        assert {group["lr"] for group in optimizer.param_groups} == {rate}
+        assert seen == {name: rate * multiplier for name, multiplier in balancer.lr_multipliers.items()}
+        rates.add(rate)
+        for one in (ours, theirs):
+            one.step(*([step] if schedule is timm_cosine else []))
+    assert len(rates) > 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from everywhere.models import MODELS, PACKAGES, check_model, unlisted
@@ -10,6 +12,7 @@ from torch import nn
 from hf_tempbalance import TempBalanceConfig, TempBalancer, analyze
 
 
+ROOT = Path(__file__).resolve().parents[2]
 # PEFT asks transformers for a name that the latter is about to give up.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
@@ -20,6 +23,11 @@ def test_nothing_is_passed_over_and_every_rate_is_the_layer_s(name):
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])
     assert "tuned" in check_model(name)
+
+
+def test_the_document_has_every_model():
+    rows = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8").splitlines()
+    assert [name for name in MODELS if not any(row.startswith(f"| {name} | works | ") for row in rows)] == []
 
 
 def test_the_check_sees_what_is_passed_over():
