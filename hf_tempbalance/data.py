@@ -98,7 +98,7 @@ class ImageTensors(torch.utils.data.Dataset):
         horizontal_flip: bool = False,
         seed: int = 0,
     ) -> None:
-        self.images, self.labels = images, labels
+        self.images, self.labels, self.device = images, labels, images.device
         self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
         self.padding, self.horizontal_flip, self.seed = padding, horizontal_flip, seed
@@ -108,8 +108,17 @@ class ImageTensors(torch.utils.data.Dataset):
         """Draw the crops and flips of an epoch, for all images."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         count = len(self.labels)
-        self._offsets = torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
-        self._flips = torch.rand(count, generator=generator) < (0.5 if self.horizontal_flip else 0.0)
+        offsets = torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
+        flips = torch.rand(count, generator=generator) < (0.5 if self.horizontal_flip else 0.0)
+        self._offsets, self._flips = offsets.to(self.device), flips.to(self.device)
+
+    def to(self, device: torch.device) -> ImageTensors:
+        """Hold the images on a device and make the batches there; draws the same crops and flips as on a CPU."""
+        self.device = device
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        self._offsets, self._flips = self._offsets.to(device), self._flips.to(device)
+        return self
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -120,7 +129,7 @@ class ImageTensors(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         """One batch in a list: pixel_values (B, C, H, W) float32, labels (B,) int64."""
-        index = torch.as_tensor(indices)
+        index = torch.as_tensor(indices, device=self.device)
         images = augment(self.images[index], self._offsets[index], self._flips[index], self.padding)
         pixels = images.float().div_(255).sub_(self.mean).div_(self.std)
         return [{"pixel_values": pixels, "labels": self.labels[index]}]
@@ -145,8 +154,8 @@ def augment(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Ten
     """
     batch, channels, height, width = images.shape
     padded = torch.nn.functional.pad(images, (padding,) * 4) if padding else images
-    rows = offsets[:, :1] + torch.arange(height)
-    columns = torch.arange(width).expand(batch, -1)
+    rows = offsets[:, :1] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(batch, -1)
     columns = torch.where(flips.unsqueeze(1), columns.flip(1), columns) + offsets[:, 1:]
     flat = rows.unsqueeze(2) * padded.shape[3] + columns.unsqueeze(1)
     flat = flat.view(batch, 1, -1).expand(-1, channels, -1)
@@ -164,6 +173,12 @@ class ImageSplits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
+
+    def to(self, device: torch.device) -> ImageSplits:
+        """The same with all images on a device."""
+        parts = (self.train, self.test, self.validation)
+        train, test, validation = (None if part is None else part.to(device) for part in parts)
+        return replace(self, train=train, test=test, validation=validation)
 
 
 def load_images(

@@ -27,7 +27,7 @@ def append_look(path: str | Path, look: dict[str, Any]) -> None:
     with path.open("ab") as file:
         size = file.seek(0, os.SEEK_END)
         try:
-            file.write(json.dumps(_finite(look), allow_nan=False).encode() + b"\n")
+            file.write(json.dumps(finite(look), allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         except OSError:
@@ -119,11 +119,12 @@ def _free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same JSON value with None in the place of each number that is NaN or infinite."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -24,6 +24,7 @@ class ConfigArgumentParser(HfArgumentParser):
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any) -> None:
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        self._raises = False
         self.add_argument("--config", help="YAML file with any of the options below; flags win over it.")
         self.add_argument("--traceback", action="store_true", help="Show the traceback of an error.")
 
@@ -44,6 +45,20 @@ class ConfigArgumentParser(HfArgumentParser):
         parsed = self.parse_args_into_dataclasses([*defaults, *argv], look_for_args_file=False)
         return parsed[: len(self.dataclass_types)]
 
+    def parse_options(self, options: dict[str, Any]) -> tuple[Any, ...]:
+        """One object of each dataclass from options in a dict, as a file has them.
+
+        Raises:
+            ValueError: an option is unknown or its value is not allowed.
+        """
+        self._raises = True
+        try:
+            return self.parse_args_into_dataclasses(self._flags(options), look_for_args_file=False)[
+                : len(self.dataclass_types)
+            ]
+        finally:
+            self._raises = False
+
     def set_defaults(self, **defaults: Any) -> None:
         """As argparse; a script's own recipe may not name an option that is not there, or is there no longer.
 
@@ -57,6 +72,8 @@ class ConfigArgumentParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line instead of several hundred lines of usage."""
+        if self._raises:
+            raise ValueError(message)
         self.exit(2, f"{self.prog}: {message}\n")
 
     @staticmethod
@@ -78,10 +95,16 @@ class ConfigArgumentParser(HfArgumentParser):
             raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(options, dict):
             raise ValueError(f"{path} must have one 'option: value' a line.")
+        try:
+            return self._flags(options)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def _flags(self, options: dict[str, Any]) -> list[str]:
         flags = []
         for key, value in options.items():
             if key not in self._known():
-                raise ValueError(f"{path}: unknown key {key!r}. {self._hint(str(key))}")
+                raise ValueError(f"unknown key {key!r}. {self._hint(str(key))}")
             if isinstance(value, list):
                 flags += [f"--{key}", *map(str, value)]
             elif value is not None:

@@ -6,11 +6,11 @@ python scripts/compare.py runs/quickstart/sgd runs/quickstart/tempbalance --pict
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from hf_tempbalance.parser import run
+from hf_tempbalance.results import RESULTS_NAME, accuracies, read_results
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     from hf_tempbalance.history import HISTORY_NAME, read_history
     from hf_tempbalance.plots import plot_comparison
 
-    runs = {"SGD": read_results(options.plain), "TempBalance": read_results(options.balanced)}
+    runs = {"SGD": read_evaluated(options.plain), "TempBalance": read_evaluated(options.balanced)}
     looks = read_history(options.balanced / HISTORY_NAME)
     console = Console(width=None if Console().is_terminal else 1000)  # a file has no edge to cut a table at
     console.print(runs_table(runs))
@@ -44,20 +44,11 @@ def main() -> None:
         console.print(f"Picture: {options.picture}")
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    path = folder / "results.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} has no results.json; it is not the output folder of scripts/train.py.")
-    results = json.loads(path.read_text(encoding="utf-8"))
+def read_evaluated(folder: Path) -> dict[str, Any]:
+    results = read_results(folder)
     if not accuracies(results):
-        raise ValueError(f"{path} has no evaluation (status: {results['status']}).")
+        raise ValueError(f"{folder / RESULTS_NAME} has no evaluation (status: {results['status']}).")
     return results
-
-
-def accuracies(results: dict[str, Any]) -> list[tuple[float, float]]:
-    """(epoch, test accuracy) of each evaluation."""
-    keys = ("eval_test_accuracy", "eval_accuracy")
-    return [(e["epoch"], e[key]) for e in results.get("epochs", []) for key in keys if key in e]
 
 
 def final_alphas(folder: Path) -> dict[str, float]:

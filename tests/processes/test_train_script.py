@@ -113,7 +113,7 @@ def test_a_run_that_fails_is_recorded_with_its_error(tmp_path):
         (["--lr_minratio=1"], 2, "unknown option '--lr_minratio=1'. Did you mean 'lr_min_ratio'?"),
         (["--config=none.yaml"], 1, "none.yaml can't be read"),
         (["--architecture=resnet19_cifar"], 1, "'resnet19_cifar' is not in timm's registry"),
-        (["--model_args={depth"], 1, "is not JSON"),
+        (["--model_args={depth"], 1, "is not JSON, an object"),
         (["--resume_from_checkpoint=last"], 1, "has no complete checkpoint to resume from"),
         (["--resume_from_checkpoint=gone"], 1, "resume_from_checkpoint='gone' is not a folder"),
         (["--scheduler_unit=epoch", "--lr_scheduler_type=greedy"], 1, "depends on a metric"),
@@ -133,7 +133,9 @@ def test_a_mistake_in_a_file_ends_the_process_with_one_line(tmp_path):
     (tmp_path / "a.yaml").write_text("lr_min: 0.5")
     done = run([sys.executable, str(SCRIPTS / "train.py"), "--config", str(tmp_path / "a.yaml")])
     assert done.returncode == 1
-    assert done.stderr.strip() == f"train.py: {tmp_path}/a.yaml: unknown key 'lr_min'. Did you mean 'lr_min_ratio'?"
+    # torchao, where it is installed, has something to say when it is imported
+    lines = [line for line in done.stderr.splitlines() if "torch/utils/_pytree.py" not in line]
+    assert lines == [f"train.py: {tmp_path}/a.yaml: unknown key 'lr_min'. Did you mean 'lr_min_ratio'?"]
 
 
 def test_traceback_shows_where(tmp_path):

@@ -1,0 +1,255 @@
+"""Runs a study: each run a process of its own, resumed where it was cut off, skipped where it is finished."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from ..checkpoints import last_complete_checkpoint
+from ..results import RESULTS_NAME, accuracies, read_results, write_results
+from .plan import Run, Study, matching
+
+
+STUDY_NAME = "study.json"
+RUNS_NAME = "runs"
+POLL_SECONDS = 1.0
+
+
+class Progress(Protocol):
+    """What is told while a study runs."""
+
+    def update(self, done: float, total: float, running: Sequence[str]) -> None:
+        """Epochs that are done and those that are known to be wanted."""
+
+    def ended(self, run: Run, result: dict[str, Any]) -> None:
+        """A run is over, finished or failed."""
+
+
+@dataclass
+class Outcome:
+    """How many runs there were, and the errors of those that failed."""
+
+    finished: int
+    failed: dict[str, str]
+
+
+def claim(study: Study, folder: Path) -> None:
+    """Make the folder this study's.
+
+    Raises:
+        ValueError: it belongs to another study or to another version of this one, or has files of something else.
+    """
+    path = folder / STUDY_NAME
+    if path.is_file():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            version, settings = kept["version"], kept["study"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error!r}). Use another --output_dir.") from error
+        if version != study.version:
+            ours = study.to_dict()
+            differing = [key for key in ours if settings.get(key) != ours[key]] or sorted(settings.keys() - ours)
+            raise ValueError(
+                f"{folder} belongs to study {settings.get('name')!r}, version {version}, and this is {study.name!r}, "
+                f"version {study.version}; they differ in {', '.join(differing)}. Use another --output_dir."
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} has files and no {STUDY_NAME}: it belongs to something else. Use an empty folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps({"version": study.version, "study": study.to_dict()}, indent=2) + "\n")
+    draft.replace(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Keep a second runner out of the folder, as long as this one or any process that it started is alive."""
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"{folder} is being run already. Wait until that has ended, or stop it.") from error
+        yield file.fileno()
+
+
+def result_of(folder: Path, run: Run) -> dict[str, Any] | None:
+    """What the run has measured; None where it has not started or its file can't be read."""
+    target = folder / RUNS_NAME / run.name
+    try:
+        return _read(target, (target / RESULTS_NAME).stat().st_mtime_ns)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+@functools.lru_cache(maxsize=4096)  # asked for at every poll
+def _read(folder: Path, modified: int) -> dict[str, Any]:
+    return read_results(folder)
+
+
+def is_finished(folder: Path, run: Run) -> bool:
+    """Whether the run went to its end."""
+    result = result_of(folder, run)
+    return result is not None and result["status"] == "finished"
+
+
+def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> dict[tuple[str, ...], Any]:
+    """Labels of a cell -> the value with the best accuracy on held-out images, for cells whose trials have ended.
+
+    The accuracy is that of the last epoch, averaged over the seeds of the trials; a value with a failed trial is out.
+    Of equal ones the first counts.
+    """
+    trials: dict[tuple[str, ...], dict[Any, list[Run]]] = {}
+    for run in study.trials():
+        trials.setdefault(tuple(run.cell.values()), {}).setdefault(run.tuned, []).append(run)
+    chosen = {}
+    for cell, by_value in trials.items():
+        if not all(has_ended(run) for runs in by_value.values() for run in runs):
+            continue
+        scores = {value: _held_out(folder, runs) for value, runs in by_value.items()}
+        usable = {value: score for value, score in scores.items() if score is not None}
+        if usable:
+            chosen[cell] = max(usable, key=usable.__getitem__)
+    return chosen
+
+
+def _held_out(folder: Path, runs: list[Run]) -> float | None:
+    scores = []
+    for run in runs:
+        result = result_of(folder, run)
+        if result is None or result["status"] != "finished" or not accuracies(result, "validation"):
+            return None
+        scores.append(accuracies(result, "validation")[-1][1])
+    return math.fsum(scores) / len(scores)
+
+
+class Runner:
+    """Starts the runs of a study, ``jobs`` at a time.
+
+    Args:
+        study: what to run.
+        folder: of the study, claimed; each run has a folder below it.
+        command: starts the training script, which takes ``--config`` and ``--resume_from_checkpoint``.
+        jobs: runs at a time; the CPU cores are divided among them.
+        only: shell pattern of the names to run.
+    """
+
+    def __init__(
+        self, study: Study, folder: Path, command: Sequence[str], *, jobs: int = 1, only: str | None = None
+    ) -> None:
+        self.study, self.folder, self.command, self.jobs, self.only = study, folder, list(command), jobs, only
+        self.ended: set[str] = set()  # in this process, finished or failed
+        self.running: dict[str, tuple[Run, subprocess.Popen]] = {}
+        matching(study.possible_runs(), only)  # a pattern that matches nothing is a mistake
+
+    def run(self, progress: Progress) -> Outcome:
+        """Run what is not finished. A run that fails is recorded with its error, and the rest goes on.
+
+        Raises:
+            ValueError: another process runs this study.
+        """
+        with locked(self.folder) as lock:
+            try:
+                while True:
+                    for run in self._collect():
+                        progress.ended(run, result_of(self.folder, run) or {})
+                    waiting = [run for run in self.wanted() if not self._is_over(run) and run.name not in self.running]
+                    while waiting and len(self.running) < self.jobs:
+                        run = waiting.pop(0)
+                        self.running[run.name] = (run, self._start(run, lock))
+                    progress.update(*self._epochs(), list(self.running))
+                    if not self.running:
+                        break
+                    time.sleep(POLL_SECONDS)
+            finally:
+                for _, process in self.running.values():
+                    process.terminate()
+        return self._outcome()
+
+    def wanted(self) -> list[Run]:
+        """The runs that are known now: trials, and the runs of cells whose value has been chosen."""
+        chosen = choose(self.study, self.folder, has_ended=self._is_over)
+        runs = {run.name: run for run in (*self.study.trials(), *self.study.finals(chosen))}
+        return [run for run in runs.values() if self.only is None or fnmatch(run.name, self.only)]
+
+    def _is_over(self, run: Run) -> bool:
+        return run.name in self.ended or (run.name not in self.running and is_finished(self.folder, run))
+
+    def _start(self, run: Run, lock: int) -> subprocess.Popen:
+        target = self.folder / RUNS_NAME / run.name
+        target.mkdir(parents=True, exist_ok=True)
+        options = run.options | {"output_dir": str(target), "disable_tqdm": True}
+        (target / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+        command = [*self.command, "--config", str(target / "config.yaml")]
+        if last_complete_checkpoint(target)[0] is not None:
+            command += ["--resume_from_checkpoint", "last"]
+        threads = max((os.cpu_count() or 1) // self.jobs, 1)
+        with (target / "log.txt").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                pass_fds=[lock],
+                preexec_fn=_die_with_parent,
+            )
+
+    def _collect(self) -> list[Run]:
+        """The runs that have ended since the last call; a process that died without a word is recorded as failed."""
+        over = [(run, process) for run, process in self.running.values() if process.poll() is not None]
+        for run, process in over:
+            del self.running[run.name]
+            self.ended.add(run.name)
+            if process.returncode != 0:
+                target = self.folder / RUNS_NAME / run.name
+                result = result_of(self.folder, run) or {"config": run.options}
+                if result.get("status") != "failed":
+                    lines = (target / "log.txt").read_text(errors="replace").strip().splitlines()
+                    error = f"exit code {process.returncode}: {lines[-1] if lines else 'no output'}"
+                    write_results(target, result | {"status": "failed", "error": error})
+        return [run for run, _ in over]
+
+    def _epochs(self) -> tuple[float, float]:
+        done = total = 0.0
+        for run in self.wanted():
+            epochs = float(run.options.get("num_train_epochs", 1))
+            total += epochs
+            if self._is_over(run):
+                done += epochs
+            elif result := result_of(self.folder, run):
+                done += max((epoch["epoch"] for epoch in result.get("epochs", [])), default=0.0)
+        return done, total
+
+    def _outcome(self) -> Outcome:
+        results = {run.name: result_of(self.folder, run) for run in self.wanted()}
+        failed = {
+            name: result.get("error", "")
+            for name, result in results.items()
+            if result and result["status"] == "failed"
+        }
+        return Outcome(
+            sum(result is not None and result["status"] == "finished" for result in results.values()), failed
+        )
+
+
+def _die_with_parent() -> None:
+    """A run must not go on behind the back of a runner that was killed and started again (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

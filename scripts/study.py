@@ -1,0 +1,159 @@
+"""Run a study (many runs of scripts/train.py, planned in a file) and report it with honest statistics.
+
+    python scripts/study.py run configs/studies/small_cpu.yaml --dry-run      list the runs, time a few steps
+    python scripts/study.py run configs/studies/small_cpu.yaml --jobs 2       start, or go on after a kill
+    python scripts/study.py run ... --only 'resnet18*' --set num_train_epochs=2 --set seeds=[0,1] --output_dir FOLDER
+    python scripts/study.py report runs/studies/small_cpu                     tables and pictures
+
+Everything of a study is in its output folder: a folder for each run under runs/, and what report writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_tempbalance.config import TempBalanceConfig
+from hf_tempbalance.image_classification import RECIPE, RunArguments, check
+from hf_tempbalance.parser import ConfigArgumentParser, run
+from hf_tempbalance.results import accuracies
+from hf_tempbalance.study.cost import Estimator
+from hf_tempbalance.study.plan import Run, Study, load_study, matching
+from hf_tempbalance.study.runner import Outcome, Runner, choose, claim, is_finished
+from hf_tempbalance.training_args import TempBalanceTrainingArguments
+
+
+TRAIN = str(Path(__file__).resolve().with_name("train.py"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="run what is not finished")
+    runs.add_argument("study", type=Path, help="study file")
+    runs.add_argument("--output_dir", type=Path, help="folder of the study; runs/studies/NAME if not given")
+    runs.add_argument("--dry-run", action="store_true", help="list the runs and what they will cost")
+    runs.add_argument("--only", metavar="PATTERN", help="runs whose name matches, such as 'resnet18*--sgd--*'")
+    runs.add_argument("--jobs", type=int, default=1, help="runs at a time; the CPU cores are divided among them")
+    runs.add_argument("--processes", type=int, default=1, help="devices of each run, with accelerate launch")
+    runs.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="seeds, or an option of train")
+    runs.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    study = load_study(options.study, options.set)
+    check_options(study)
+    folder = options.output_dir or Path("runs", "studies", study.name)
+    if options.jobs < 1 or options.processes < 1:
+        raise ValueError(f"--jobs {options.jobs} and --processes {options.processes} must be 1 or larger.")
+    if options.dry_run:
+        dry_run(study, folder, options)
+        return
+    command = [sys.executable, TRAIN]
+    if options.processes > 1:
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={options.processes}"]
+        command = [sys.executable, *launch, TRAIN]
+    runner = Runner(study, folder, command, jobs=options.jobs, only=options.only)
+    claim(study, folder)
+    outcome = runner.run(ConsoleProgress())
+    finish(outcome, folder)
+
+
+def finish(outcome: Outcome, folder: Path) -> None:
+    for name, error in outcome.failed.items():
+        print(f"failed: {name}: {error}")
+    print(
+        f"{outcome.finished} runs are finished, {len(outcome.failed)} failed. python scripts/study.py report {folder}"
+    )
+    if outcome.failed:
+        sys.exit(1)
+
+
+def check_options(study: Study) -> None:
+    """Every option of every run goes through the training script's own checks before anything starts."""
+    seen = set()
+    for one in study.possible_runs():
+        key = repr({name: value for name, value in one.options.items() if name != "seed"})
+        if key not in seen:
+            seen.add(key)
+            parse(one)
+
+
+def parse(one: Run) -> tuple[Any, TempBalanceConfig, TempBalanceTrainingArguments]:
+    """The run's options as scripts/train.py reads them."""
+    parser = ConfigArgumentParser((RunArguments, TempBalanceConfig, TempBalanceTrainingArguments), prog="study.py")
+    parser.set_defaults(**RECIPE)
+    try:
+        options, tempbalance, args = parser.parse_options(one.options)
+        check(options)
+    except ValueError as error:
+        raise ValueError(f"run {one.name}: {error}") from error
+    return options, tempbalance, args
+
+
+class ConsoleProgress:
+    """A bar over the epochs of the whole study with the time left; without a terminal a line for each run."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = Console()
+        columns = (TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"), BarColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, TextColumn("{task.description}"), console=self.console)
+        self.task = self.bar.add_task("", total=None)
+        self.start, self.done_before = time.time(), None
+        self.left = ""
+        if self.console.is_terminal:
+            self.bar.start()
+
+    def update(self, done: float, total: float, running: Sequence[str]) -> None:
+        self.done_before = done if self.done_before is None else self.done_before
+        gained = done - self.done_before
+        if gained > 0:
+            seconds = (time.time() - self.start) / gained * (total - done)
+            self.left = (
+                f"about {seconds / 3600:.1f} h left" if seconds > 5400 else f"about {seconds / 60:.0f} min left"
+            )
+        self.bar.update(self.task, completed=done, total=total, description=f"{self.left}  {', '.join(running)}")
+        if not running:
+            self.bar.stop()
+
+    def ended(self, one: Run, result: dict[str, Any]) -> None:
+        values = accuracies(result)
+        what = f"test accuracy {values[-1][1]:.4f}" if values else result.get("error", "no evaluation")
+        seconds = f"{result.get('seconds', 0):.0f} s"
+        self.console.print(
+            f"{result.get('status', 'failed')}: {one.name}: {what}, {seconds}. {self.left}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def dry_run(study: Study, folder: Path, options: argparse.Namespace) -> None:
+    """The runs and what is left to do, in minutes, from a few timed steps of each kind of run."""
+    chosen = choose(study, folder, has_ended=lambda one: is_finished(folder, one))
+    known = {one.name: one for one in (*study.trials(), *study.finals(chosen))}
+    runs = matching(known.values(), options.only)
+    estimator = Estimator()
+    costs = [estimator.estimate(options_of, args) for options_of, _, args in map(parse, runs)]
+    left = 0.0
+    for one, cost in zip(runs, costs, strict=True):
+        done = is_finished(folder, one)
+        left += 0.0 if done or isinstance(cost, str) else cost
+        minutes = cost if isinstance(cost, str) else f"{cost / 60:6.1f} min"
+        print(f"{'finished' if done else 'to do':9} {one.name:64} {minutes}")
+    print(f"{len(runs)} runs, {left / 3600:.1f} h of them to do, one after the other.")
+    unknown = len(study.combinations()) - len(chosen) if study.tune else 0
+    if unknown:
+        more = unknown * len(set(study.seeds) - set(study.tune.seeds))
+        print(
+            f"{more} more follow with the {study.tune.option} that is chosen for {unknown} cells on held-out images."
+        )
+
+
+if __name__ == "__main__":
+    run(main)
