@@ -23,7 +23,7 @@ from hf_tempbalance.parser import ConfigArgumentParser, run
 from hf_tempbalance.results import accuracies
 from hf_tempbalance.study.cost import Estimator
 from hf_tempbalance.study.plan import Run, Study, load_study, matching
-from hf_tempbalance.study.runner import Outcome, Runner, choose, claim, is_finished
+from hf_tempbalance.study.runner import Outcome, Runner, choose, claim, has_ended, is_finished
 from hf_tempbalance.training_args import TempBalanceTrainingArguments
 
 
@@ -43,7 +43,17 @@ def main() -> None:
     runs.add_argument("--processes", type=int, default=1, help="devices of each run, with accelerate launch")
     runs.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="seeds, or an option of train")
     runs.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    reports = commands.add_parser("report", help="tables and pictures of what is finished")
+    reports.add_argument("folder", type=Path, help="output folder of a study")
+    reports.add_argument("--output_dir", type=Path, help="where the report goes; FOLDER/report if not given")
+    reports.add_argument("--publish", type=Path, metavar="DIR", help="copy what the report is made of to DIR first")
+    reports.add_argument("--no-pictures", action="store_true", help="tables only")
+    reports.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    (run_command if options.command == "run" else report_command)(options)
+
+
+def run_command(options: argparse.Namespace) -> None:
     study = load_study(options.study, options.set)
     check_options(study)
     folder = options.output_dir or Path("runs", "studies", study.name)
@@ -60,6 +70,26 @@ def main() -> None:
     claim(study, folder)
     outcome = runner.run(ConsoleProgress())
     finish(outcome, folder)
+
+
+def report_command(options: argparse.Namespace) -> None:
+    from hf_tempbalance.study.collect import collect
+    from hf_tempbalance.study.publish import publish
+    from hf_tempbalance.study.report import markdown, write_tables
+
+    source = options.folder
+    if options.publish is not None:
+        publish(source, options.publish)
+        source = options.publish
+    collected = collect(source)
+    target = options.output_dir or (source if options.publish is not None else source / "report")
+    written = write_tables(collected, target)
+    if not options.no_pictures:
+        from hf_tempbalance.study.pictures import write_pictures
+
+        written += write_pictures(collected, source, target)
+    print(markdown(collected))
+    print("Written:", ", ".join(map(str, written)))
 
 
 def finish(outcome: Outcome, folder: Path) -> None:
@@ -135,7 +165,7 @@ class ConsoleProgress:
 
 def dry_run(study: Study, folder: Path, options: argparse.Namespace) -> None:
     """The runs and what is left to do, in minutes, from a few timed steps of each kind of run."""
-    chosen = choose(study, folder, has_ended=lambda one: is_finished(folder, one))
+    chosen = choose(study, folder, has_ended=lambda one: has_ended(folder, one))
     known = {one.name: one for one in (*study.trials(), *study.finals(chosen))}
     runs = matching(known.values(), options.only)
     estimator = Estimator()

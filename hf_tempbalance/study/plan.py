@@ -47,8 +47,8 @@ class Run:
 class Study:
     """A study file, checked and resolved.
 
-    train: options of every run. axes: axis -> label -> options. cells: (axis -> label, options) that are set where the
-    labels match, later ones over earlier ones. baseline: axis -> label that the other labels are compared with.
+    train: options of every run. axes: axis -> label -> options. cells: (axis -> labels, options) that are set where
+    all axes have one of the labels, later ones over earlier ones. baseline: axis -> label to compare with.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Study:
     axes: dict[str, dict[str, Options]]
     seeds: tuple[int, ...]
     baseline: dict[str, str]
-    cells: tuple[tuple[dict[str, str], Options], ...] = ()
+    cells: tuple[tuple[dict[str, list[str]], Options], ...] = ()
     tune: Tuning | None = None
     description: str = field(default="", compare=False)
 
@@ -78,7 +78,7 @@ class Study:
         """Of every run in a cell; an option that is a mapping is merged, anything else replaced."""
         options: Options = {}
         parts = [self.train, *(self.axes[axis][label] for axis, label in cell.items())]
-        parts += [settings for where, settings in self.cells if where.items() <= cell.items()]
+        parts += [given for where, given in self.cells if all(cell[axis] in where[axis] for axis in where)]
         for part in parts:
             for key, value in part.items():
                 both = isinstance(value, dict) and isinstance(options.get(key), dict)
@@ -136,11 +136,11 @@ def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
     """Read and check a study file.
 
     Args:
-        path: YAML with the keys ``name``, ``train`` (options of every run), ``axes`` (axis -> list of values of the
-            option that the axis is called after, or mapping label -> options; the axis "method" lists names of
-            ``methods``), ``methods`` (name -> options, or a file of them beside the study), ``cells`` (list of labels
-            and ``set``: options), ``seeds``, ``tune`` (``option: values`` and ``seeds``) and ``baseline`` (axis ->
-            label).
+        path: YAML with the keys ``name``, ``description``, ``train`` (options of every run), ``axes`` (axis -> list of
+            values of the option that the axis is called after, or mapping label -> options; the axis "method" lists
+            names of ``methods``), ``methods`` (name -> options, or a file of them beside the study), ``cells`` (list
+            of axis -> label or labels, with ``set``: options), ``seeds``, ``tune`` (one option with a list of values,
+            and ``seeds``) and ``baseline`` (one axis -> label).
         changes: ``key=value`` over the file: ``seeds`` or an option of ``train``.
 
     Raises:
@@ -229,11 +229,14 @@ def _refuse_shared_options(path: Path, axes: dict[str, dict[str, Options]]) -> N
                 )
 
 
-def _cell(path: Path, entry: Any, axes: dict[str, dict[str, Options]]) -> tuple[dict[str, str], Options]:
+def _cell(path: Path, entry: Any, axes: dict[str, dict[str, Options]]) -> tuple[dict[str, list[str]], Options]:
     if not isinstance(entry, dict) or not isinstance(entry.get("set"), dict):
         raise ValueError(f"{path}: cells: {entry!r} must have labels of axes and 'set' with options.")
-    where = {axis: str(label) for axis, label in entry.items() if axis != "set"}
-    _check_labels(path, "cells", where, axes)
+    where = {axis: labels if isinstance(labels, list) else [labels] for axis, labels in entry.items() if axis != "set"}
+    where = {axis: [str(label) for label in labels] for axis, labels in where.items()}
+    for axis, labels in where.items():
+        for label in labels:
+            _check_labels(path, "cells", {axis: label}, axes)
     return where, entry["set"]
 
 

@@ -110,6 +110,12 @@ def is_finished(folder: Path, run: Run) -> bool:
     return result is not None and result["status"] == "finished"
 
 
+def has_ended(folder: Path, run: Run) -> bool:
+    """Whether the run went to its end or failed, as far as its results tell."""
+    result = result_of(folder, run)
+    return result is not None and result["status"] in ("finished", "failed")
+
+
 def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> dict[tuple[str, ...], Any]:
     """Labels of a cell -> the value with the best accuracy on held-out images, for cells whose trials have ended.
 

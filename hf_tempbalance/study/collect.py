@@ -1,0 +1,132 @@
+"""The results of a study's folder: which runs count, what each measured, and which were left out and why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..results import RESULTS_NAME, accuracies, read_results
+from .plan import Run, Study, Tuning
+from .runner import RUNS_NAME, STUDY_NAME, choose, has_ended
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a finished run has measured; accuracies on the test split, 0 to 1.
+
+    chosen: at the evaluation that is best on held-out images, NaN without them. curve: (epoch, accuracy). layers:
+    names, and alpha before and after training.
+    """
+
+    run: Run
+    last: float
+    best: float
+    chosen: float
+    held_out: float  # last accuracy on held-out images, NaN without them
+    seconds: float
+    tempbalance_seconds: float
+    curve: list[tuple[float, float]]
+    layers: list[dict[str, Any]]
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A study and its results. chosen: labels of a cell -> tuned value. left_out: name of a run -> reason."""
+
+    study: Study
+    finals: list[Measured]
+    trials: list[Measured]
+    chosen: dict[tuple[str, ...], Any]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def of(self, cell: dict[str, str]) -> list[Measured]:
+        """The runs of a cell that are compared, by seed."""
+        return sorted((m for m in self.finals if m.run.cell == cell), key=lambda m: m.run.seed)
+
+
+def collect(folder: Path) -> Collected:
+    """Read a study's folder.
+
+    Raises:
+        FileNotFoundError: the folder is not a study's.
+        ValueError: its study.json is damaged, or no run is finished.
+    """
+    study = read_study(folder)
+    left_out: dict[str, str] = {}
+    measured: dict[str, Measured] = {}
+
+    def measure(run: Run) -> None:
+        if run.name in measured or run.name in left_out:
+            return
+        try:
+            measured[run.name] = _measured(run, read_results(folder / RUNS_NAME / run.name))
+        except FileNotFoundError:
+            left_out[run.name] = "it has not been run"
+        except (ValueError, KeyError, TypeError) as error:
+            left_out[run.name] = (
+                str(error) if isinstance(error, ValueError) else f"{RESULTS_NAME} is damaged: {error!r}"
+            )
+
+    for run in study.trials():
+        measure(run)
+    chosen = choose(study, folder, has_ended=lambda run: has_ended(folder, run))
+    for cell in study.combinations() if study.tune else []:
+        if tuple(cell.values()) not in chosen:
+            left_out["--".join(cell.values())] = f"its {study.tune.option} has not been chosen yet"
+    finals = study.finals(chosen)
+    for run in finals:
+        measure(run)
+    if not measured:
+        raise ValueError(f"{folder} has no finished run yet.")
+    trials = [measured[run.name] for run in study.trials() if run.name in measured]
+    return Collected(
+        study, [measured[run.name] for run in finals if run.name in measured], trials, chosen, dict(left_out)
+    )
+
+
+def read_study(folder: Path) -> Study:
+    """The study that a folder belongs to."""
+    path = folder / STUDY_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))["study"]
+        tune = content["tune"]
+        return Study(
+            name=content["name"],
+            train=content["train"],
+            axes=content["axes"],
+            seeds=tuple(content["seeds"]),
+            baseline=content["baseline"],
+            cells=tuple((where, options) for where, options in content["cells"]),
+            tune=tune and Tuning(tune["option"], tuple(tune["values"]), tuple(tune["seeds"])),
+        )
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} has no {STUDY_NAME}; it is not the output folder of a study.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}.") from error
+
+
+def _measured(run: Run, results: dict[str, Any]) -> Measured:
+    if results["status"] != "finished":
+        error = f": {results['error']}" if "error" in results else ""
+        raise ValueError(f"it has not finished (status: {results['status']}{error})")
+    seed = results["environment"]["seed"]
+    if seed != run.seed:
+        raise ValueError(f"{RESULTS_NAME} is of another run: its seed is {seed} and not {run.seed}")
+    test, held_out = accuracies(results), dict(accuracies(results, "validation"))
+    if not test:
+        raise ValueError("it has no evaluation on the test split")
+    return Measured(
+        run=run,
+        last=test[-1][1],
+        best=max(accuracy for _, accuracy in test),
+        chosen=dict(test)[max(held_out, key=held_out.__getitem__)] if held_out else float("nan"),
+        held_out=list(held_out.values())[-1] if held_out else float("nan"),
+        seconds=float(results["seconds"]),
+        tempbalance_seconds=float(results["tempbalance_seconds"]),
+        curve=test,
+        layers=results["layers"],
+        environment=results["environment"],
+    )
