@@ -1,0 +1,45 @@
+"""The pages of docs/: what they name exists, and the study file that they print is read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hf_tempbalance.study.plan import load_study
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_file_that_is_named_exists(page):
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:scripts|configs|tests|docs)/[\w./]+\.(?:sh|py|yaml|md)", text))
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_printed_study_is_read(tmp_path):
+    text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(block)
+    (tmp_path / "methods.yaml").write_text((ROOT / "configs" / "studies" / "methods.yaml").read_text())
+    study = load_study(tmp_path / "mine.yaml")
+    assert study.tune.values == (0.05, 0.1)
+    assert study.options_of({"architecture": "vgg16_cifar", "method": "tempbalance"})["lr_max_ratio"] == 1.4
+
+
+def test_every_shipped_study_is_in_the_table_with_its_number_of_runs():
+    text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    counts = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", text, flags=re.MULTILINE))
+    files = {path.stem for path in (ROOT / "configs" / "studies").glob("*.yaml")} - {"methods"}
+    assert set(counts) == files
+    for name, count in counts.items():
+        study = load_study(ROOT / "configs" / "studies" / f"{name}.yaml")
+        chosen = (
+            {} if study.tune is None else dict.fromkeys(map(lambda c: tuple(c.values()), study.combinations()), 0.1)
+        )
+        assert len({run.name for run in (*study.trials(), *study.finals(chosen))}) == int(count)
