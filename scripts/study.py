@@ -68,7 +68,12 @@ def run_command(options: argparse.Namespace) -> None:
         command = [sys.executable, *launch, TRAIN]
     runner = Runner(study, folder, command, jobs=options.jobs, only=options.only)
     claim(study, folder)
-    outcome = runner.run(ConsoleProgress())
+    try:
+        with ConsoleProgress() as progress:
+            outcome = runner.run(progress)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from the last checkpoints.")
+        sys.exit(130)
     finish(outcome, folder)
 
 
@@ -134,11 +139,17 @@ class ConsoleProgress:
         self.console = Console()
         columns = (TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"), BarColumn(), TimeElapsedColumn())
         self.bar = Progress(*columns, TextColumn("{task.description}"), console=self.console)
-        self.task = self.bar.add_task("", total=None)
+        self.task = self.bar.add_task("starting", total=1)
         self.start, self.done_before = time.time(), None
         self.left = ""
+
+    def __enter__(self) -> ConsoleProgress:
         if self.console.is_terminal:
             self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
 
     def update(self, done: float, total: float, running: Sequence[str]) -> None:
         self.done_before = done if self.done_before is None else self.done_before
@@ -149,8 +160,6 @@ class ConsoleProgress:
                 f"about {seconds / 3600:.1f} h left" if seconds > 5400 else f"about {seconds / 60:.0f} min left"
             )
         self.bar.update(self.task, completed=done, total=total, description=f"{self.left}  {', '.join(running)}")
-        if not running:
-            self.bar.stop()
 
     def ended(self, one: Run, result: dict[str, Any]) -> None:
         values = accuracies(result)
