@@ -17,6 +17,11 @@ import torch
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The long ones first, so that all workers end at the same time.
+    items.sort(key=lambda item: "processes" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
