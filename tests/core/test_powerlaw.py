@@ -52,8 +52,8 @@ def test_a_smaller_xmin_pos_puts_less_into_the_tail():
     assert fitted(SQUARES, xmin_pos=1.5) == (pytest.approx(3.477644, abs=1e-6), pytest.approx(0.192096, abs=1e-6), 40)
 
 
-# Values over many orders of magnitude that differ in their first 8 digits: of two that differ in the last bit alone, the
-# difference of the logarithms is nothing but rounding, and so is the exponent. Sorted: a spectrum is ascending.
+# Values over many orders of magnitude that differ in their first 8 digits: of two that differ in the last bit alone,
+# the difference of the logarithms is nothing but rounding, and so is the exponent. Sorted: a spectrum is ascending.
 digits = st.floats(1e-6, 1e6).map(lambda value: float(f"{value:.7e}"))
 spectra = st.lists(digits, min_size=4, max_size=80, unique=True).map(sorted)
 
