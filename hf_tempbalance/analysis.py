@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 
 from .config import TempBalanceConfig
 from .distributed import exchange, rank_and_size, share_out
-from .layers import Layer, describe, find_layers, unwrap
+from .layers import Layer, describe, describe_layers, find_layers, mark_layers, unwrap
 from .powerlaw import fit_power_law
 from .spectra import squared_singular_values
-from .weights import as_stack
+from .weights import Weight, as_stack
 
 
 # Eigenvalues of an n x n matrix against one multiplication of n x n matrices, in time: measured on CPUs, see
@@ -65,6 +66,30 @@ def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[L
     layers, analysed = _layers(model, config)
     eigenvalues = _eigenvalues(layers, dict.fromkeys(analysed, 0), rank=0)
     return [_layer_spectrum(layer, eigenvalues.get(index), config) for index, layer in enumerate(layers)]
+
+
+def analyze_weights(
+    weights: Iterable[Weight], config: TempBalanceConfig | None = None
+) -> Iterator[tuple[LayerSpectrum, Tensor | None]]:
+    """As `analyze` for weights without a model, one after the other: only one is in memory at a time.
+
+    Yields:
+        What `analyze` has for each, and its ascending eigenvalues (float64, on the CPU, those of a convolution times
+        ``conv_norm``); None where they are not computed.
+
+    Raises:
+        ValueError: none of them has a spectrum.
+    """
+    config = config or TempBalanceConfig()
+    layers = mark_layers(weights, **layer_options(config))
+    if not any(layer.is_analysed for layer in layers):
+        raise ValueError(f"There is nothing to analyse: {describe_layers(layers)}")
+    for layer in layers:
+        eigenvalues = None
+        if layer.is_analysed:
+            eigenvalues = squared_singular_values([layer.weight.stack()])[0].cpu().double()
+        spectrum = _layer_spectrum(layer, eigenvalues, config)
+        yield spectrum, eigenvalues if eigenvalues is None else _scaled(layer, eigenvalues, config)
 
 
 def analyze_together(model: nn.Module, config: TempBalanceConfig | None = None) -> list[LayerSpectrum]:
@@ -162,8 +187,7 @@ def _eigenvalues(layers: list[Layer], owners: dict[int, int], rank: int) -> dict
 def _layer_spectrum(layer: Layer, eigenvalues: Tensor | None, config: TempBalanceConfig) -> LayerSpectrum:
     if eigenvalues is None or eigenvalues.numel() == 0:
         eigenvalues = torch.full((1,), torch.nan, dtype=torch.float64)
-    if layer.kind.startswith("conv"):
-        eigenvalues = eigenvalues * config.conv_norm
+    eigenvalues = _scaled(layer, eigenvalues, config)
     tail_of = eigenvalues
     if config.filter_zeros and (eigenvalues > config.zero_threshold).any():
         tail_of = eigenvalues[eigenvalues > config.zero_threshold]
@@ -187,6 +211,10 @@ def _layer_spectrum(layer: Layer, eigenvalues: Tensor | None, config: TempBalanc
         entropy=_entropy(eigenvalues),
         excluded_by=layer.excluded_by,
     )
+
+
+def _scaled(layer: Layer, eigenvalues: Tensor, config: TempBalanceConfig) -> Tensor:
+    return eigenvalues * config.conv_norm if layer.kind.startswith("conv") else eigenvalues
 
 
 def _entropy(eigenvalues: Tensor) -> float:

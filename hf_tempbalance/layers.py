@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -95,7 +95,20 @@ def find_layers(
     that no rule above has, "last" the last one that is left, and neither moves on to another; "min_eigenvalues" those
     with fewer eigenvalues. Then ours: "frozen" (no weight of it is trained), "tied" (already met in another layer).
     """
-    weights = list(find_weights(model))
+    return mark_layers(
+        find_weights(model),
+        exclude_first=exclude_first,
+        exclude_last=exclude_last,
+        min_eigenvalues=min_eigenvalues,
+        embeddings=embeddings,
+    )
+
+
+def mark_layers(
+    weights: Iterable[Weight], *, exclude_first: bool, exclude_last: bool, min_eigenvalues: int, embeddings: bool
+) -> list[Layer]:
+    """The layers of these weights, by the rules of `find_layers`."""
+    weights = list(weights)
     # An embedding is not what the reference means by the first layer, and an unreadable layer keeps its position.
     positions = [w for w in weights if w.kind not in ("parameter", "embedding") and not w.is_part_of_adapter]
     first = positions[0] if positions and exclude_first else None
@@ -158,6 +171,11 @@ def describe(model: nn.Module, layers: list[Layer]) -> str:
         kinds = Counter(type(module).__name__ for module in model.modules() if not any(module.children()))
         found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "no modules"
         return f"linear and convolution layers are analysed, and this model has {found}"
+    return describe_layers(layers)
+
+
+def describe_layers(layers: list[Layer]) -> str:
+    """Why each of these layers was excluded."""
     rows = (f"{layer.name or '(the model itself)'} {layer.shape}: {layer.excluded_by}" for layer in layers)
     return "each layer is excluded by a rule\n  " + "\n  ".join(rows)
 

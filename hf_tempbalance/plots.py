@@ -48,6 +48,60 @@ def plot_layers(looks: Looks, field: Literal["alpha", "multiplier"], ax: Axes | 
     return ax.figure
 
 
+def plot_spectrum(eigenvalues: np.ndarray, layer: dict[str, Any], axes: tuple[Axes, Axes] | None = None) -> Figure:
+    """The spectrum of one layer: a histogram, and the tail on two logarithmic axes with the fitted power law.
+
+    Args:
+        eigenvalues: ascending, of W^T W; those that are 0 are left out.
+        layer: ``LayerSpectrum.to_dict()`` of the layer: its name, alpha, xmin and D.
+        axes: where to draw; a new figure if None.
+    """
+    values = eigenvalues[eigenvalues > 0]
+    alpha, xmin, distance = layer["alpha"], layer["xmin"], layer["D"]
+    if axes is None:
+        axes = Figure(figsize=(10, 4), layout="constrained").subplots(1, 2)
+    histogram, tail = axes
+    bins = np.logspace(np.log10(values[0]), np.log10(values[-1]), 60) if values[0] < values[-1] else 10
+    histogram.hist(values, bins=bins, color="0.75", edgecolor="0.4", linewidth=0.4)
+    histogram.set(xscale="log", xlabel="eigenvalue", ylabel="number", title=layer["name"])
+    # Share of eigenvalues at or above each: a power law of exponent alpha is a line of slope 1 - alpha.
+    share = 1 - np.arange(len(values)) / len(values)
+    tail.loglog(values, share, ".", color="0.55", markersize=4, label="share of eigenvalues at or above")
+    if np.isfinite([alpha, xmin]).all() and xmin > 0:
+        start = np.searchsorted(values, xmin)
+        fitted = share[min(start, len(share) - 1)] * (values[start:] / xmin) ** (1 - alpha)
+        label = f"power law, alpha {alpha:.2f}, D {distance:.3f}"
+        tail.loglog(values[start:], fitted, "-", color="black", linewidth=1.5, label=label)
+        for ax in axes:
+            ax.axvline(xmin, color="black", linestyle=":", linewidth=1, label=f"xmin {xmin:.3g}")
+    tail.set(xlabel="eigenvalue", title="tail")
+    tail.legend(fontsize=8, loc="lower left")
+    tail.grid(alpha=0.3)
+    return tail.figure
+
+
+def plot_alphas(layers: list[dict[str, Any]], ax: Axes | None = None) -> Figure:
+    """alpha of every layer as bars, in order; grey bars are layers that keep the schedule's rate.
+
+    Args:
+        layers: ``LayerSpectrum.to_dict()`` of each; those without an exponent are left out.
+        ax: where to draw; a new figure if None.
+    """
+    layers = [layer for layer in layers if np.isfinite(layer["alpha"])]
+    if ax is None:
+        figure = Figure(figsize=(7, 1.4 + 0.2 * min(len(layers), 60)), layout="constrained")
+        ax = figure.add_subplot()
+    shades = ["0.8" if layer["excluded_by"] else "#0072b2" for layer in layers]
+    ax.barh(range(len(layers)), [layer["alpha"] for layer in layers], color=shades, edgecolor="black", linewidth=0.4)
+    step = max(len(layers) // MAX_LABELLED, 1)
+    ax.set_yticks(range(0, len(layers), step), [layer["name"] for layer in layers[::step]], fontsize=7)
+    ax.invert_yaxis()
+    for limit in (2, 6):
+        ax.axvline(limit, color="black", linestyle="--", linewidth=0.8)
+    ax.set(xlabel="alpha (dashed: WeightWatcher's limits 2 and 6)", title="alpha of each layer")
+    return ax.figure
+
+
 def plot_comparison(looks: Looks, accuracies: dict[str, list[tuple[float, float]]]) -> Figure:
     """One picture of a run with TempBalance beside runs without: accuracy curves, alpha and multiplier per layer.
 

@@ -58,6 +58,8 @@ MAY_IMPORT = {
         "training_args",
         "",  # `from . import backbones`, which registers its networks
     },
+    "sources": {"weights", ""},  # `from . import backbones`, which registers its networks
+    "cli": {"analysis", "config", "plots", "sources"},
     "study.plan": {"config"},
     "study.runner": {"checkpoints", "results", "study.plan"},
     "study.cost": {"data", "image_classification", "training_args"},
