@@ -22,6 +22,8 @@ from .weights import Weight, as_stack
 # Eigenvalues of an n x n matrix against one multiplication of n x n matrices, in time: measured on CPUs, see
 # scripts/bench_distributed.py.
 EIGENVALUE_COST = 3.0
+# Weights of `analyze_weights` that are in memory together, so that their matrices are spread over the cores.
+BATCH_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[L
 def analyze_weights(
     weights: Iterable[Weight], config: TempBalanceConfig | None = None
 ) -> Iterator[tuple[LayerSpectrum, Tensor | None]]:
-    """As `analyze` for weights without a model, one after the other: only one is in memory at a time.
+    """As `analyze` for weights without a model, read as they are needed: small ones together, a large one alone.
 
     Yields:
         What `analyze` has for each, and its ascending eigenvalues (float64, on the CPU, those of a convolution times
@@ -84,12 +86,27 @@ def analyze_weights(
     layers = mark_layers(weights, **layer_options(config))
     if not any(layer.is_analysed for layer in layers):
         raise ValueError(f"There is nothing to analyse: {describe_layers(layers)}")
+    for batch in _batches(layers):
+        analysed = [layer for layer in batch if layer.is_analysed]
+        found = squared_singular_values([layer.weight.stack() for layer in analysed])
+        eigenvalues_of = {id(layer): values.cpu().double() for layer, values in zip(analysed, found, strict=True)}
+        for layer in batch:
+            eigenvalues = eigenvalues_of.get(id(layer))
+            spectrum = _layer_spectrum(layer, eigenvalues, config)
+            yield spectrum, eigenvalues if eigenvalues is None else _scaled(layer, eigenvalues, config)
+
+
+def _batches(layers: list[Layer]) -> Iterator[list[Layer]]:
+    """Layers in order, together as long as their weights in float32 fit into `BATCH_BYTES`."""
+    batch, size = [], 0
     for layer in layers:
-        eigenvalues = None
-        if layer.is_analysed:
-            eigenvalues = squared_singular_values([layer.weight.stack()])[0].cpu().double()
-        spectrum = _layer_spectrum(layer, eigenvalues, config)
-        yield spectrum, eigenvalues if eigenvalues is None else _scaled(layer, eigenvalues, config)
+        bytes_of = 4 * math.prod(layer.shape)
+        if batch and size + bytes_of > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(layer)
+        size += bytes_of
+    yield batch
 
 
 def analyze_together(model: nn.Module, config: TempBalanceConfig | None = None) -> list[LayerSpectrum]:
