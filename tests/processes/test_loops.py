@@ -51,6 +51,7 @@ def test_the_amp_loop_learns_with_a_rate_for_each_layer(dtype, scale):
     assert len({rate for _, _, rate in LAYER.findall(done.stdout)}) > 2
 
 
+@pytest.mark.slow
 def test_check_everywhere_prints_the_table_and_tells_by_its_exit_whether_anything_failed(tmp_path):
     script = str(SCRIPTS / "check_everywhere.py")
     done = launch([script, "--only", "models", "--markdown"], 1)

@@ -125,6 +125,7 @@ def test_another_version_of_the_study_does_not_touch_the_folder(killed):
     assert sorted(path.stat().st_mtime_ns for path in cut.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_recorded_and_the_rest_goes_on(tmp_path):
     axes = {"method": ["tempbalance", "sgd"]}
     cells = [{"method": "tempbalance", "set": {"model_args": {"depth": 9}}}]  # found out by making the network

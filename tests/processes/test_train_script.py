@@ -133,9 +133,9 @@ def test_a_mistake_in_a_file_ends_the_process_with_one_line(tmp_path):
     (tmp_path / "a.yaml").write_text("lr_min: 0.5")
     done = run([sys.executable, str(SCRIPTS / "train.py"), "--config", str(tmp_path / "a.yaml")])
     assert done.returncode == 1
-    # torchao, where it is installed, has something to say when it is imported
-    lines = [line for line in done.stderr.splitlines() if "torch/utils/_pytree.py" not in line]
-    assert lines == [f"train.py: {tmp_path}/a.yaml: unknown key 'lr_min'. Did you mean 'lr_min_ratio'?"]
+    # Optimizers that are installed besides may have something to say when they are imported; ours is the last line.
+    message = f"train.py: {tmp_path}/a.yaml: unknown key 'lr_min'. Did you mean 'lr_min_ratio'?"
+    assert done.stderr.splitlines()[-1] == message and "Traceback" not in done.stderr
 
 
 def test_traceback_shows_where(tmp_path):
