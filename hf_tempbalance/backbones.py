@@ -302,6 +302,13 @@ class CifarBackboneForImageClassification(PreTrainedModel):
         return ImageClassifierOutput(loss=loss, logits=logits)
 
 
+def check_architecture(architecture: str) -> None:
+    """Raise ValueError where timm's registry, with this file's networks, has no such name; it has the nearest ones."""
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        raise ValueError(f"architecture={architecture!r} is not in timm's registry. Near are: {', '.join(near)}.")
+
+
 def create_image_classifier(
     architecture: str,
     class_names: list[str],
@@ -329,9 +336,7 @@ def create_image_classifier(
     """
     labels = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
     model_args = dict(model_args or {})
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        raise ValueError(f"architecture={architecture!r} is not in timm's registry. Near are: {', '.join(near)}.")
+    check_architecture(architecture)
     try:
         if architecture in _CONSTRUCTORS:
             config = CifarBackboneConfig(architecture, model_args, **labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,17 +96,11 @@ def check(options: RunArguments) -> None:
     Raises:
         ValueError: no such architecture, data set or optimizer, or arguments that are no JSON object.
     """
-    import timm
-
-    from . import backbones  # noqa: F401  registers the *_cifar networks
+    from .backbones import check_architecture
     from .data import SOURCES
     from .optim.named import optimizer_class
 
-    if not timm.is_model(options.architecture):
-        near = difflib.get_close_matches(options.architecture, timm.list_models(), n=3)
-        raise ValueError(
-            f"architecture={options.architecture!r} is not in timm's registry. Near are: {', '.join(near)}."
-        )
+    check_architecture(options.architecture)
     is_id = options.dataset.count("/") == 1 and not options.dataset.startswith((".", "/", "~"))
     if options.dataset not in SOURCES and not is_id and not Path(options.dataset).expanduser().exists():
         raise ValueError(

@@ -56,7 +56,6 @@ MAY_IMPORT = {
         "optim.named",
         "trainer",
         "training_args",
-        "",  # `from . import backbones`, which registers its networks
     },
     "sources": {"weights", ""},  # `from . import backbones`, which registers its networks
     "cli": {"analysis", "config", "plots", "sources"},

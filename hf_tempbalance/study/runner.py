@@ -176,11 +176,12 @@ class Runner:
                 while True:
                     for run in self._collect():
                         progress.ended(run, result_of(self.folder, run) or {})
-                    waiting = [run for run in self.wanted() if not self._is_over(run) and run.name not in self.running]
+                    wanted = self.wanted()
+                    waiting = [run for run in wanted if not self._is_over(run) and run.name not in self.running]
                     while waiting and len(self.running) < self.jobs:
                         run = waiting.pop(0)
                         self.running[run.name] = (run, self._start(run, lock))
-                    progress.update(*self._epochs(), list(self.running))
+                    progress.update(*self._epochs(wanted), list(self.running))
                     if not self.running:
                         break
                     time.sleep(POLL_SECONDS)
@@ -232,9 +233,10 @@ class Runner:
                     write_results(target, result | {"status": "failed", "error": error})
         return [run for run, _ in over]
 
-    def _epochs(self) -> tuple[float, float]:
+    def _epochs(self, wanted: list[Run]) -> tuple[float, float]:
+        """Epochs of these runs that are done, and all of them."""
         done = total = 0.0
-        for run in self.wanted():
+        for run in wanted:
             epochs = float(run.options.get("num_train_epochs", 1))
             total += epochs
             if self._is_over(run):
