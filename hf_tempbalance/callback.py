@@ -11,15 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from .analysis import LayerSpectrum
 from .balancer import TempBalancer
 from .config import TempBalanceConfig
 from .history import HISTORY_NAME, append_look, continue_history
+from .scalars import LAYER_KEYS, LogLayers, per_layer, summary
 
 
 logger = logging.getLogger(__name__)
@@ -34,9 +33,10 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
     and a resumed run goes on with the multipliers it had. Remove the callback to train on without it.
 
     After each look these are logged, over the tuned layers, and one line with every layer is appended to
-    ``tempbalance_history.jsonl`` in the output folder. A callback can't reach the trackers: with a plain Trainer the
-    scalars are in ``trainer.state.log_history`` and on the console with the next log; `TempBalanceTrainer` logs them
-    through ``Trainer.log``.
+    ``tempbalance_history.jsonl`` in the output folder. With a plain Trainer the scalars are in
+    ``trainer.state.log_history`` and join the next log, which reaches the console and the trackers that are behind
+    this callback: Trainer puts those of ``report_to`` before it, so name them in ``callbacks``, after this one.
+    `TempBalanceTrainer` logs through ``Trainer.log``, which reaches all.
 
     | key | meaning |
     | --- | --- |
@@ -54,6 +54,7 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         )
         self.balancer: TempBalancer | None = None
         self.log: Callable[[dict[str, float]], None] | None = None  # TempBalanceTrainer puts Trainer.log here
+        self.log_layers: LogLayers = "parts"  # likewise its argument of this name
         self._unprinted: dict[str, float] = {}
         self._folder = Path()
         self._trials = 0
@@ -124,6 +125,9 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         if logs is not None:
             logs.update(self._unprinted)
             self._unprinted = {}
+            # The trackers have them by now, and log_history has a copy: the console's line stays short.
+            for key in [key for key in logs if key.startswith(LAYER_KEYS)]:
+                del logs[key]
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -193,13 +197,17 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
                     f"({error.strerror}). Training goes on.",
                     stacklevel=2,
                 )
-        self._report(state, control, _summary(spectra, multipliers, seconds))
+        scalars = summary(spectra, multipliers, seconds)
+        layers = {} if self.log is None else per_layer(spectra, multipliers, self.log_layers)
+        self._report(state, control, scalars, layers)
 
-    def _report(self, state: TrainerState, control: TrainerControl, scalars: dict[str, float]) -> None:
+    def _report(
+        self, state: TrainerState, control: TrainerControl, scalars: dict[str, float], layers: dict[str, float]
+    ) -> None:
         logger.info("step %d: %s", state.global_step, scalars)
         if self.log is not None:
             should_log = control.should_log  # Trainer.log takes it back, and with it the loss that is due now
-            self.log(scalars)
+            self.log(scalars | layers)
             control.should_log = should_log
         else:
             state.log_history.append({**scalars, "epoch": state.epoch or 0.0, "step": state.global_step})
@@ -223,20 +231,3 @@ def _checked(stored: Any, name: str) -> dict[str, Any]:
                 f"checkpoint, or delete the entry {name} to go on with a new look."
             )
     return attributes
-
-
-def _summary(spectra: list[LayerSpectrum], multipliers: dict[str, float], seconds: float) -> dict[str, float]:
-    alphas = [s.alpha for s in spectra if s.excluded_by is None and math.isfinite(s.alpha)]
-    scalars = {
-        "multiplier_min": min(multipliers.values()),
-        "multiplier_max": max(multipliers.values()),
-        "seconds": seconds,
-    }
-    if alphas:
-        scalars |= {
-            "alpha_mean": float(np.mean(alphas)),
-            "alpha_min": min(alphas),
-            "alpha_max": max(alphas),
-            "alpha_std": float(np.std(alphas)),
-        }
-    return {f"tempbalance/{key}": value for key, value in sorted(scalars.items())}

@@ -17,6 +17,8 @@ from .config import Fit, TempBalanceConfig
 
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .analysis import LayerSpectrum
 
 # Imported inside the commands: --help must be instant.
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     try:
-        {"analyze": analyze_command, "compare": compare_command}[options.command](options)
+        {"analyze": analyze_command, "compare": compare_command, "report": report_command}[options.command](options)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
@@ -133,6 +135,36 @@ def compare_command(options: argparse.Namespace) -> None:
                 print(f"only in {label}: {', '.join(sorted(names))}")
 
 
+def report_command(options: argparse.Namespace) -> None:
+    """``hf-tempbalance report OUTPUT_DIR``."""
+    from .runs import read_run
+
+    run = read_run(options.output_dir)
+    from .report import layers_to_show, write_report
+
+    spectra = _spectra_of_run(options.output_dir, layers_to_show(run), run.settings) if run.looks else []
+    print(write_report(run, options.output, spectra=spectra))
+
+
+def _spectra_of_run(folder: Path, names: list[str], settings: dict[str, Any] | None) -> list[Figure]:
+    """Pictures of some layers of the saved model; none where the folder has no safetensors file."""
+    if not any(folder.glob("*.safetensors")):
+        return []
+    from .analysis import analyze_weights
+    from .plots import plot_spectrum
+    from .sources import open_source
+
+    weights = [weight for weight in open_source(str(folder)).weights if weight.name in names]
+    weights.sort(key=lambda weight: names.index(weight.name))
+    rules = {"exclude_first": False, "exclude_last": False}
+    config = TempBalanceConfig.from_dict((settings or {}) | rules)
+    return [
+        plot_spectrum(eigenvalues.numpy(), spectrum.to_dict())
+        for spectrum, eigenvalues in (analyze_weights(weights, config) if weights else [])
+        if eigenvalues is not None
+    ]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf-tempbalance", description="Look at the weight spectra of a model.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -151,6 +183,10 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--only", metavar="PATTERN", help="layers whose name matches, such as 'encoder.*'")
     compare = commands.add_parser("compare", parents=[shared], help="two models, layer by layer")
     compare.add_argument("other", help="the second model")
+    report = commands.add_parser("report", help="one HTML page of a training run")
+    report.add_argument("output_dir", type=Path, help="output folder of a Trainer with TempBalance or of train.py")
+    report.add_argument("--output", type=Path, metavar="FILE", help="the page; tempbalance_report.html in the folder")
+    report.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

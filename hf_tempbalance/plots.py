@@ -5,16 +5,30 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
 Looks = list[dict[str, Any]]
 TITLES = {"alpha": "power-law exponent alpha", "multiplier": "learning-rate multiplier"}
+_DEPTH = colormaps["cividis"]
 MAX_LABELLED = 40  # layers and cells beyond this go without their text
 
 
-def plot_layers(looks: Looks, field: Literal["alpha", "multiplier"], ax: Axes | None = None) -> Figure:
+def limits(histories: list[Looks], field: Literal["alpha", "multiplier"]) -> tuple[float, float]:
+    """Smallest and largest number of several runs, for heat maps that share one colour scale."""
+    values = np.concatenate([_values(looks, field).ravel() for looks in histories])
+    values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+
+
+def plot_layers(
+    looks: Looks,
+    field: Literal["alpha", "multiplier"],
+    ax: Axes | None = None,
+    scale: tuple[float, float] | None = None,
+) -> Figure:
     """Heat map of one number per layer (rows, input at the top) and look (columns).
 
     Light is large; cells have their number where there is room, so the picture reads in black and white. A hatched
@@ -24,28 +38,125 @@ def plot_layers(looks: Looks, field: Literal["alpha", "multiplier"], ax: Axes | 
         looks: of `read_history`, one at least.
         field: "alpha" or "multiplier".
         ax: where to draw; a new figure if None.
+        scale: numbers of the darkest and the lightest colour, from `limits`; those of these looks if None.
     """
     names = [layer["name"] for layer in looks[0]["layers"]]
-    values = np.array([[layer[field] for layer in look["layers"]] for look in looks], dtype=float).T
-    if field == "multiplier":
-        untuned = [layer["excluded_by"] is not None for layer in looks[0]["layers"]]
-        values[untuned] = np.nan
+    values = _values(looks, field)
+    low, high = scale or limits([looks], field)
     if ax is None:
         figure = Figure(figsize=(2 + 0.5 * len(looks), 1.2 + 0.22 * min(len(names), 60)), layout="constrained")
         ax = figure.add_subplot()
     ax.set_facecolor("white")
     ax.patch.set(hatch="////", edgecolor="0.75")
-    image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", cmap="cividis", interpolation="nearest")
+    shown = np.ma.masked_invalid(values)
+    image = ax.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest", vmin=low, vmax=high)
     ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02)
     _label(ax, names, looks)
     ax.set_title(TITLES[field])
     if len(names) <= MAX_LABELLED and len(looks) <= 12:
-        middle = (np.nanmin(values) + np.nanmax(values)) / 2 if np.isfinite(values).any() else 0.0
         for row, column in np.argwhere(np.isfinite(values)):
             value = values[row, column]
-            shade = "black" if value > middle else "white"
+            shade = "black" if value > (low + high) / 2 else "white"
             ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=shade)
     return ax.figure
+
+
+def plot_history(looks: Looks, title: str = "", scales: dict[str, tuple[float, float]] | None = None) -> Figure:
+    """alpha and multiplier of each layer over the looks of one run, side by side.
+
+    Args:
+        looks: of `read_history`.
+        title: above both.
+        scales: "alpha" and "multiplier" -> `limits`, where several runs share a scale.
+    """
+    scales = scales or {}
+    height = max(1.4 + 0.22 * min(len(looks[0]["layers"]), 60), 3)
+    figure = Figure(figsize=(12, height), layout="constrained")
+    alpha, multiplier = figure.subplots(1, 2)
+    plot_layers(looks, "alpha", alpha, scales.get("alpha"))
+    plot_layers(looks, "multiplier", multiplier, scales.get("multiplier"))
+    multiplier.set_yticklabels([])
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def effective_rates(looks: Looks, log: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Rate of each balanced layer: the logged ``learning_rate`` of a step, times the multiplier then in force.
+
+    Args:
+        looks: of `read_history`.
+        log: ``log_history`` of a Trainer; entries without a learning rate are left out.
+
+    Returns:
+        Epochs (points,), the schedule (points,), rates (layers, points), and the layers' names.
+    """
+    logged = [entry for entry in log if "learning_rate" in entry]
+    epochs = np.array([entry["epoch"] for entry in logged], dtype=float)
+    schedule = np.array([entry["learning_rate"] for entry in logged], dtype=float)
+    multipliers = _values(looks, "multiplier")
+    tuned = np.isfinite(multipliers).any(axis=1)
+    # A look after step s holds from step s + 1.
+    steps = [look["step"] for look in looks]
+    in_force = np.searchsorted(steps, [entry["step"] for entry in logged], side="left") - 1
+    rates = multipliers[tuned][:, np.maximum(in_force, 0)] * schedule
+    return (
+        epochs,
+        schedule,
+        rates,
+        [layer["name"] for layer, keep in zip(looks[0]["layers"], tuned, strict=True) if keep],
+    )
+
+
+def plot_rates(looks: Looks, log: list[dict[str, Any]], ax: Axes | None = None) -> Figure:
+    """Learning rate of each balanced layer over time, dark at the input and light at the output, and the schedule.
+
+    Args:
+        looks: of `read_history`.
+        log: ``log_history`` of the same run.
+        ax: where to draw; a new figure if None.
+    """
+    epochs, schedule, rates, names = effective_rates(looks, log)
+    if ax is None:
+        ax = Figure(figsize=(8, 4.2), layout="constrained").add_subplot()
+    colours = _DEPTH(np.linspace(0, 0.75, max(len(names), 1)))
+    width = 1.4 if len(names) <= MAX_LABELLED else 0.6
+    marker = "." if len(epochs) <= 12 else ""
+    for rate, colour in zip(rates, colours, strict=False):
+        ax.plot(epochs, rate, color=colour, linewidth=width, marker=marker)
+    ax.plot(epochs, schedule, "--", color="black", linewidth=2.2, label="schedule")
+    if len(names):
+        ax.plot([], [], color=colours[0], label=f"first balanced layer, {names[0]}")
+        ax.plot([], [], color=colours[-1], label=f"last, {names[-1]}")
+    ax.set(xlabel="epoch", ylabel="learning rate", title="learning rate of each balanced layer", ylim=(0, None))
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return ax.figure
+
+
+def plot_curves(log: list[dict[str, Any]]) -> Figure:
+    """Losses, and every other metric of the evaluations, over epochs.
+
+    Args:
+        log: ``log_history`` of a Trainer.
+    """
+    ends = ("_runtime", "_per_second", "_model_preparation_time")
+    keys = {key for entry in log for key in entry if key.startswith("eval_") and not key.endswith(ends)}
+    losses = ["loss", *sorted(key for key in keys if key.endswith("loss"))]
+    panels = {"loss": losses} | ({"evaluation": rest} if (rest := sorted(keys - set(losses))) else {})
+    figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
+    for ax, (title, names) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        for number, name in enumerate(names):
+            points = [(entry["epoch"], entry[name]) for entry in log if entry.get(name) is not None]
+            style = ("-", "--", "-.", ":")[number % 4]
+            shade = ("black", "0.45")[number // 4 % 2]
+            marker = "o" if len(points) <= 12 else ""
+            if points:
+                label = {"loss": "training", "eval_loss": "evaluation"}.get(name, name.removeprefix("eval_"))
+                ax.plot(*zip(*points, strict=True), style, color=shade, marker=marker, markersize=4, label=label)
+        ax.set(xlabel="epoch", title=title)
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8)
+    return figure
 
 
 def plot_spectrum(eigenvalues: np.ndarray, layer: dict[str, Any], axes: tuple[Axes, Axes] | None = None) -> Figure:
@@ -61,7 +172,8 @@ def plot_spectrum(eigenvalues: np.ndarray, layer: dict[str, Any], axes: tuple[Ax
     if axes is None:
         axes = Figure(figsize=(10, 4), layout="constrained").subplots(1, 2)
     histogram, tail = axes
-    bins = np.logspace(np.log10(values[0]), np.log10(values[-1]), 60) if values[0] < values[-1] else 10
+    number = int(np.clip(len(values) / 4, 10, 60))
+    bins = np.logspace(np.log10(values[0]), np.log10(values[-1]), number) if values[0] < values[-1] else number
     histogram.hist(values, bins=bins, color="0.75", edgecolor="0.4", linewidth=0.4)
     histogram.set(xscale="log", xlabel="eigenvalue", ylabel="number", title=layer["name"])
     # Share of eigenvalues at or above each: a power law of exponent alpha is a line of slope 1 - alpha.
@@ -95,7 +207,7 @@ def plot_alphas(layers: list[dict[str, Any]], ax: Axes | None = None) -> Figure:
     ax.barh(range(len(layers)), [layer["alpha"] for layer in layers], color=shades, edgecolor="black", linewidth=0.4)
     step = max(len(layers) // MAX_LABELLED, 1)
     ax.set_yticks(range(0, len(layers), step), [layer["name"] for layer in layers[::step]], fontsize=7)
-    ax.invert_yaxis()
+    ax.set_ylim(len(layers) - 0.3, -0.7)
     for limit in (2, 6):
         ax.axvline(limit, color="black", linestyle="--", linewidth=0.8)
     ax.set(xlabel="alpha (dashed: WeightWatcher's limits 2 and 6)", title="alpha of each layer")
@@ -122,6 +234,14 @@ def plot_comparison(looks: Looks, accuracies: dict[str, list[tuple[float, float]
     plot_layers(looks, "multiplier", multiplier)
     multiplier.set_yticklabels([])
     return figure
+
+
+def _values(looks: Looks, field: str) -> np.ndarray:
+    """(layers, looks); NaN for the multiplier of a layer that keeps the schedule's rate."""
+    values = np.array([[layer[field] for layer in look["layers"]] for look in looks], dtype=float).T
+    if field == "multiplier":
+        values[[layer["excluded_by"] is not None for layer in looks[0]["layers"]]] = np.nan
+    return values
 
 
 def _label(ax: Axes, names: list[str], looks: Looks) -> None:

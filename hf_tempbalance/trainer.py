@@ -33,7 +33,9 @@ class TempBalanceTrainer(Trainer):
     exchanged with it. An optimizer that is passed in, or that keeps its state in its own way, is balanced without
     splitting its groups for good.
 
-    The scalars that `TempBalanceCallback` lists go through ``Trainer.log``, so every tracker gets them.
+    The scalars that `TempBalanceCallback` lists go through ``Trainer.log``, so every tracker gets them, and with them
+    ``tempbalance/alpha/PART`` and ``tempbalance/multiplier/PART``: means over at most 16 parts of the network, or each
+    layer's with ``log_layers="all"``.
 
     Args:
         *args, **kwargs: as for Trainer. With `TempBalanceTrainingArguments` the trainer acts on its two fields.
@@ -53,6 +55,9 @@ class TempBalanceTrainer(Trainer):
                     "tempbalance=... and a TempBalanceCallback would both set the rates. Pass one of them."
                 )
             self.add_callback(TempBalanceCallback(tempbalance))
+            # Where a callback of the user's would be: behind the trackers and before what prints.
+            callbacks = self.callback_handler.callbacks
+            callbacks.insert(len(callbacks) - 2, callbacks.pop())
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As Trainer; True resumes from the newest checkpoint that was written to its end.
@@ -82,6 +87,7 @@ class TempBalanceTrainer(Trainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TempBalanceCallback):
                 callback.log = self.log
+                callback.log_layers = getattr(self.args, "log_layers", callback.log_layers)
         if is_new and self.tempbalance is not None:
             self._layer_groups = self._split(optimizer)
         return optimizer

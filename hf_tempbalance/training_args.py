@@ -1,11 +1,13 @@
-"""`TempBalanceTrainingArguments`: the two settings of the paper's recipe that TrainingArguments lacks."""
+"""`TempBalanceTrainingArguments`: what TrainingArguments lacks of the paper's recipe, and how much is logged."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from transformers import SchedulerType, TrainingArguments
+
+from .scalars import LogLayers
 
 
 SchedulerUnit = Literal["step", "epoch"]
@@ -15,8 +17,11 @@ SchedulerUnit = Literal["step", "epoch"]
 class TempBalanceTrainingArguments(TrainingArguments):
     """TrainingArguments for `TempBalanceTrainer`, which alone acts on the fields added here.
 
+    ``hub_token`` is left out when the arguments are pickled, as Trainer does in ``training_args.bin``, a file that goes
+    to the Hub with the model.
+
     Raises:
-        ValueError: ``scheduler_unit`` is unknown, or "epoch" with a schedule that follows a metric.
+        ValueError: ``scheduler_unit`` or ``log_layers`` is unknown, or "epoch" with a schedule that follows a metric.
     """
 
     weight_decay_on_all: bool = field(
@@ -30,11 +35,17 @@ class TempBalanceTrainingArguments(TrainingArguments):
         },
     )
 
+    log_layers: LogLayers = field(
+        default="parts",
+        metadata={"help": "What the trackers get: means over at most 16 parts of the network, or all layers."},
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scheduler_unit not in get_args(SchedulerUnit):
-            allowed = ", ".join(map(repr, get_args(SchedulerUnit)))
-            raise ValueError(f"scheduler_unit={self.scheduler_unit!r} is not allowed: it must be one of {allowed}.")
+        for name, choices in (("scheduler_unit", SchedulerUnit), ("log_layers", LogLayers)):
+            if getattr(self, name) not in get_args(choices):
+                allowed = ", ".join(map(repr, get_args(choices)))
+                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be one of {allowed}.")
         if self.scheduler_unit == "epoch" and self.lr_scheduler_type in (
             SchedulerType.REDUCE_ON_PLATEAU,
             SchedulerType.GREEDY,
@@ -43,3 +54,6 @@ class TempBalanceTrainingArguments(TrainingArguments):
                 f"scheduler_unit='epoch' does not work with lr_scheduler_type={self.lr_scheduler_type.value!r}, whose "
                 "rate depends on a metric and not on the step. Use scheduler_unit='step'."
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"hub_token": None}

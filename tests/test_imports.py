@@ -29,8 +29,9 @@ MAY_IMPORT = {
     "analysis": {"config", "distributed", "layers", "powerlaw", "spectra", "weights"},
     "balancer": {"analysis", "config", "distributed", "layers", "mapping", "param_groups", "weights"},
     "optim.sgd_snr": set(),
-    "training_args": set(),
-    "callback": {"analysis", "balancer", "config", "history"},
+    "scalars": {"analysis"},
+    "training_args": {"scalars"},
+    "callback": {"analysis", "balancer", "config", "history", "scalars"},
     "trainer": {
         "balancer",
         "callback",
@@ -58,7 +59,9 @@ MAY_IMPORT = {
         "training_args",
     },
     "sources": {"weights", ""},  # `from . import backbones`, which registers its networks
-    "cli": {"analysis", "config", "plots", "sources"},
+    "runs": {"checkpoints", "history", "results"},
+    "report": {"", "plots", "runs"},
+    "cli": {"analysis", "config", "plots", "report", "runs", "sources"},
     "study.plan": {"config"},
     "study.runner": {"checkpoints", "results", "study.plan"},
     "study.cost": {"data", "image_classification", "training_args"},
@@ -81,6 +84,7 @@ CORE = [
     "layer_groups",
     "history",
     "balancer",
+    "scalars",
     "optim.sgd_snr",
 ]
 LONGEST_FILE = {"backbones": 450, "data": 380, "plots": 350}

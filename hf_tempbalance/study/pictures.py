@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..history import HISTORY_NAME, read_history
-from ..plots import plot_layers
+from ..plots import limits, plot_history
 from .collect import Collected, Measured
 from .runner import RUNS_NAME
 from .statistics import interval
@@ -93,37 +93,40 @@ def plot_alphas(collected: Collected) -> Figure:
     return figure
 
 
-def plot_history(looks: list[dict[str, Any]], title: str) -> Figure:
-    """alpha and multiplier of each layer over the epochs of one run."""
-    height = 1.4 + 0.22 * min(len(looks[0]["layers"]), 60)
-    figure = Figure(figsize=(12, max(height, 4)), layout="constrained")
-    alpha, multiplier = figure.subplots(1, 2)
-    plot_layers(looks, "alpha", alpha)
-    plot_layers(looks, "multiplier", multiplier)
-    multiplier.set_yticklabels([])
-    figure.suptitle(title, fontsize=10)
-    return figure
-
-
 def write_pictures(collected: Collected, source: Path, folder: Path) -> list[Path]:
-    """curves.png, seeds.png, alphas.png, and layers-CELL.png of the first seed of each cell that has a history."""
+    """curves.png, seeds.png, alphas.png, and layers-CELL.png of the first seed of each cell that has a history.
+
+    Those share one colour scale for alpha and one for the multipliers, so that they can be laid beside each other.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "curves": plot_curves(collected),
         "seeds": plot_seeds(collected),
         "alphas": plot_alphas(collected),
     }
-    for cell in collected.study.combinations():
-        for one in collected.of(cell):
-            path = source / RUNS_NAME / one.run.name / HISTORY_NAME
-            if path.is_file():
-                figures["layers-" + "--".join(cell.values())] = plot_history(read_history(path), one.run.name)
-                break
+    histories = _first_histories(collected, source)
+    if histories:
+        looks = [looks for _, looks in histories.values()]
+        scales = {"alpha": limits(looks, "alpha"), "multiplier": limits(looks, "multiplier")}
+        for label, (name, looks) in histories.items():
+            figures[f"layers-{label}"] = plot_history(looks, name, scales)
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=100, metadata={"Software": None})
     return paths
+
+
+def _first_histories(collected: Collected, source: Path) -> dict[str, tuple[str, list[dict[str, Any]]]]:
+    """Label of a cell -> name and looks of its first run that has some."""
+    found = {}
+    for cell in collected.study.combinations():
+        for one in collected.of(cell):
+            path = source / RUNS_NAME / one.run.name / HISTORY_NAME
+            if path.is_file():
+                found["--".join(cell.values())] = (one.run.name, read_history(path))
+                break
+    return found
 
 
 def _alphas(runs: list[Measured], field: str) -> list[float]:

@@ -1,0 +1,105 @@
+"""What a training run has left in its output folder, for reports and model cards."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .checkpoints import last_complete_checkpoint
+from .history import HISTORY_NAME, read_history
+from .results import RESULTS_NAME, read_results
+
+
+STATE_NAME = "trainer_state.json"
+NOT_METRICS = ("_runtime", "_per_second", "_model_preparation_time")
+
+
+@dataclass
+class Run:
+    """A run as its files tell it.
+
+    Attributes:
+        folder: the output folder.
+        looks: of ``tempbalance_history.jsonl``; empty without TempBalance.
+        log: Trainer's ``log_history``, oldest first.
+        settings: options of `TempBalanceConfig`; None without TempBalance.
+        options: those of scripts/train.py; empty for other runs.
+        arguments: the TrainingArguments; empty where the files don't have them.
+        environment: versions and machine, likewise.
+        seconds: wall time; None where the files don't have it.
+    """
+
+    folder: Path
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+
+    @property
+    def last_metrics(self) -> dict[str, float]:
+        """The last value of every metric: "eval_accuracy", "eval_test_accuracy", ...; no speeds and times."""
+        found: dict[str, float] = {}
+        for entry in self.log:
+            names = [key for key in entry if key.startswith("eval_") and not key.endswith(NOT_METRICS)]
+            found |= {key: entry[key] for key in names if entry[key] is not None}
+        return found
+
+    @property
+    def tempbalance_seconds(self) -> float:
+        """Time of all looks."""
+        return sum(look["seconds"] for look in self.looks)
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a run's history, results.json and trainer_state.json, as far as they are there.
+
+    Raises:
+        ValueError: the folder has none of them, or one is damaged. The message names it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder. Give the output folder of a training run.")
+    run = Run(folder)
+    if (folder / HISTORY_NAME).is_file():
+        run.looks = read_history(folder / HISTORY_NAME)
+    if (folder / RESULTS_NAME).is_file():
+        results = read_results(folder)
+        run.log = results.get("epochs", [])
+        run.options = {key: value for key, value in results.get("config", {}).items() if key != "settings"}
+        if run.options.get("tempbalance"):
+            run.settings = results["config"]["settings"]
+        run.arguments, run.environment = results.get("arguments", {}), results.get("environment", {})
+        run.seconds = results.get("seconds")
+    if (state := _state(folder, has_results=bool(run.log))) is not None:
+        run.log = state["log_history"]
+        for name, stored in state.get("stateful_callbacks", {}).items():
+            if name.endswith("TempBalanceCallback") and isinstance(stored, dict):
+                run.settings = stored["args"]["config"]
+    if not (run.looks or run.log):
+        raise ValueError(
+            f"{folder} has no {HISTORY_NAME}, {RESULTS_NAME} or {STATE_NAME}: it is not the output folder of a run, "
+            "or the run has not begun."
+        )
+    return run
+
+
+def _state(folder: Path, *, has_results: bool) -> dict[str, Any] | None:
+    """trainer_state.json of the folder; that of its newest checkpoint where nothing else tells of the whole run."""
+    path = folder / STATE_NAME
+    if not path.is_file():
+        checkpoint, _ = last_complete_checkpoint(folder)
+        if has_results or checkpoint is None:
+            return None
+        path = Path(checkpoint, STATE_NAME)
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(state["log_history"], list):
+            raise TypeError("log_history is no list")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    return state
