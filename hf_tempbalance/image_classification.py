@@ -113,6 +113,19 @@ def check(options: RunArguments) -> None:
     from_json("optimizer_args", options.optimizer_args)
 
 
+def dataset_of(dataset: str | None) -> tuple[str | None, str | None]:
+    """Name for people, and id on the Hub if it has one, of what --dataset was."""
+    from .data import SOURCES
+
+    if dataset is None:
+        return None, None
+    if dataset in SOURCES:
+        path = SOURCES[dataset].path
+        return dataset, path if "/" in path else None
+    is_id = dataset.count("/") == 1 and not dataset.startswith((".", "/", "~")) and not Path(dataset).exists()
+    return (dataset, dataset) if is_id else (Path(dataset).name, None)
+
+
 def load_data(options: RunArguments, seed: int) -> ImageSplits:
     """The images of a run. Raises as `load_images`."""
     from .data import load_images

@@ -29,6 +29,7 @@ class Run:
         arguments: the TrainingArguments; empty where the files don't have them.
         environment: versions and machine, likewise.
         seconds: wall time; None where the files don't have it.
+        best_step: of the best checkpoint, likewise.
     """
 
     folder: Path
@@ -39,12 +40,17 @@ class Run:
     arguments: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
+    best_step: int | None = None
 
     @property
     def last_metrics(self) -> dict[str, float]:
-        """The last value of every metric: "eval_accuracy", "eval_test_accuracy", ...; no speeds and times."""
+        """The last value of every metric: "eval_accuracy", "eval_test_accuracy", ...; no speeds and times.
+
+        Where the best checkpoint's weights were loaded at the end, its values.
+        """
+        end = self.best_step if self.arguments.get("load_best_model_at_end") else None
         found: dict[str, float] = {}
-        for entry in self.log:
+        for entry in [entry for entry in self.log if end is None or entry["step"] <= end]:
             names = [key for key in entry if key.startswith("eval_") and not key.endswith(NOT_METRICS)]
             found |= {key: entry[key] for key in names if entry[key] is not None}
         return found
@@ -75,8 +81,9 @@ def read_run(folder: str | Path) -> Run:
             run.settings = results["config"]["settings"]
         run.arguments, run.environment = results.get("arguments", {}), results.get("environment", {})
         run.seconds = results.get("seconds")
+        run.best_step = _step_of(results.get("best_checkpoint"))
     if (state := _state(folder, has_results=bool(run.log))) is not None:
-        run.log = state["log_history"]
+        run.log, run.best_step = state["log_history"], _step_of(state.get("best_model_checkpoint"))
         for name, stored in state.get("stateful_callbacks", {}).items():
             if name.endswith("TempBalanceCallback") and isinstance(stored, dict):
                 run.settings = stored["args"]["config"]
@@ -103,3 +110,7 @@ def _state(folder: Path, *, has_results: bool) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
     return state
+
+
+def _step_of(checkpoint: str | None) -> int | None:
+    return None if checkpoint is None else int(checkpoint.rpartition("-")[2])

@@ -105,6 +105,34 @@ class TempBalanceTrainer(Trainer):
             self._layer_groups.adapt_scheduler(scheduler)
         return scheduler
 
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """As Trainer, with results, settings and picture of TempBalance; ``push_to_hub`` calls it.
+
+        Args:
+            dataset: name of the data set for people.
+            dataset_tags: its id on the Hub.
+            *others: as for Trainer.
+        """
+        given = {"language": language, "license": license, "tags": tags, "finetuned_from": finetuned_from}
+        given |= {"tasks": tasks, "dataset_tags": dataset_tags, "dataset": dataset, "dataset_args": dataset_args}
+        from .modelcard import has_peft_card, write_card_of
+
+        if has_peft_card(self.args.output_dir):  # its text is PEFT's, and ours comes behind
+            super().create_model_card(model_name=model_name, **given)
+        if self.is_world_process_zero():
+            write_card_of(self, model_name, **given)
+
     def _split(self, optimizer: torch.optim.Optimizer) -> LayerGroups | None:
         model = unwrap(self.model)
         _, layer_of = assign_parameters(model, self.tempbalance)

@@ -17,8 +17,7 @@ SchedulerUnit = Literal["step", "epoch"]
 class TempBalanceTrainingArguments(TrainingArguments):
     """TrainingArguments for `TempBalanceTrainer`, which alone acts on the fields added here.
 
-    ``hub_token`` is left out when the arguments are pickled, as Trainer does in ``training_args.bin``, a file that goes
-    to the Hub with the model.
+    Pickled, as Trainer does in ``training_args.bin``, which goes to the Hub with a model, they lack ``hub_token``.
 
     Raises:
         ValueError: ``scheduler_unit`` or ``log_layers`` is unknown, or "epoch" with a schedule that follows a metric.

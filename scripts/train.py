@@ -3,6 +3,7 @@
     python scripts/train.py --config configs/quickstart.yaml --tempbalance true        # a minute on 2 cores
     accelerate launch scripts/train.py --config configs/cifar10_resnet18_tempbalance.yaml
     ... --resume_from_checkpoint last                                                 # after a kill
+    ... --push_to_hub true --hub_model_id OWNER/NAME                                  # with model card and pictures
 
 Options come from the YAML file; flags win. The output folder gets the best and the last checkpoint, the last weights,
 ``results.json`` and, with TempBalance, ``tempbalance_history.jsonl``.
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
 from hf_tempbalance.checkpoints import last_complete_checkpoint
-from hf_tempbalance.image_classification import RECIPE, RunArguments, check, make_trainer
+from hf_tempbalance.image_classification import RECIPE, RunArguments, check, dataset_of, make_trainer
 from hf_tempbalance.parser import ConfigArgumentParser, run
 
 
@@ -51,6 +52,9 @@ def main() -> None:
         results.finish(trainer, "failed", f"{type(error).__name__}: {error}")
         raise
     results.finish(trainer, "finished")
+    if args.push_to_hub:
+        name, dataset_id = dataset_of(options.dataset)
+        trainer.push_to_hub(dataset=name, dataset_tags=dataset_id)
 
 
 if __name__ == "__main__":

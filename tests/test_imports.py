@@ -32,7 +32,9 @@ MAY_IMPORT = {
     "scalars": {"analysis"},
     "training_args": {"scalars"},
     "callback": {"analysis", "balancer", "config", "history", "scalars"},
+    "modelcard": {"history", "plots", "runs", "trainer"},  # the Trainer's type alone
     "trainer": {
+        "modelcard",
         "balancer",
         "callback",
         "checkpoints",
