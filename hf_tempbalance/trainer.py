@@ -38,8 +38,8 @@ class TempBalanceTrainer(Trainer):
     layer's with ``log_layers="all"``.
 
     Args:
-        *args, **kwargs: as for Trainer. With `TempBalanceTrainingArguments` the trainer acts on its two fields.
-        tempbalance: the settings; None trains as Trainer does (the two fields still count).
+        *args, **kwargs: as for Trainer. With `TempBalanceTrainingArguments` the trainer acts on its fields.
+        tempbalance: the settings; None trains as Trainer does (those fields still count).
 
     Raises:
         ValueError: ``callbacks`` has a `TempBalanceCallback` as well.

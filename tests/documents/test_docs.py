@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from hf_tempbalance import TempBalanceConfig
 from hf_tempbalance.study.plan import load_study
 
 
@@ -18,8 +21,38 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 def test_every_file_that_is_named_exists(page):
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"(?:scripts|configs|tests|docs)/[\w./]+\.(?:sh|py|yaml|md)", text))
-    assert named or page.stem == "analyze"
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "results" / "README.md"], ids=lambda page: page.stem)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not link.startswith("http") and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["quick_tour", "callback", "trainer", "loop"])
+def test_the_python_of_a_page_runs_as_printed(page, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text("utf-8"), flags=re.DOTALL)
+    assert blocks
+    for code in blocks:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_api_reference_is_what_the_docstrings_say():
+    script = ROOT / "scripts" / "make_api_reference.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_option_is_explained_somewhere():
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert [name for name in TempBalanceConfig().to_dict() if f"| `{name}` |" not in text] == []
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES if page.stem != "README" and f"({page.name})" not in index] == []
 
 
 def test_the_printed_study_is_read(tmp_path):
