@@ -1,0 +1,118 @@
+"""What a look at the weights costs, as ratios to others in the same run. Each contender has a process of its own.
+
+    python scripts/bench.py analysis                       # every model, against a plain loop and WeightWatcher
+    python scripts/bench.py analysis --model ResNet18 --fit goodness-of-fit --rounds 7
+    python scripts/bench.py memory                         # of a look, and of a file of 1 GB
+    python scripts/bench.py start                          # import and --help
+
+A ratio above 1 means that this package is faster: median of the rounds (smallest-largest). WeightWatcher needs
+`pip install '.[everywhere]'`. --json FILE also writes every number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.models import MODELS
+from benchmarks.race import race, ratio
+
+from hf_tempbalance.parser import run
+
+
+# The loop over xmin takes minutes for larger models; of Llama the loop is run on two blocks.
+GOODNESS = ["ResNet18"]
+MEDIAN = [name for name in MODELS if name != "Llama-1B"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--model", choices=MODELS, nargs="+", help="analysis and memory: these models only")
+    parser.add_argument("--fit", choices=["median", "goodness-of-fit"], help="analysis: this fit only")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
+    parser.add_argument("--device", default="cpu", help="where the weights are")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args()
+    import torch
+
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": options.device}
+    if options.device.startswith("cuda"):
+        machine["device"] = torch.cuda.get_device_name()
+    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    rows = PARTS[options.part](options)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def analysis(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time of a look for each model and fit, and the error of alpha."""
+    jobs = [(name, "median", ["ours", "loop"]) for name in MEDIAN]
+    jobs += [(name, "goodness-of-fit", ["ours", "loop"]) for name in GOODNESS]
+    jobs += [(name, "goodness-of-fit", ["ours, from a file", "WeightWatcher"]) for name in GOODNESS]
+    jobs = [job for job in jobs if (not options.model or job[0] in options.model) and options.fit in (None, job[1])]
+    if options.device != "cpu":
+        jobs = [job for job in jobs if "WeightWatcher" not in job[2]]
+    print(f"{'model':20} {'fit':16} {'contender':14} {'ours':>9} {'theirs':>9} {'ratio':>22} {'error of alpha':>15}")
+    rows = []
+    for name, fit, contenders in jobs:
+        row = race(contenders, name, fit, options.device, options.rounds)
+        ours, other = (row["seconds"][contender] for contender in contenders)
+        middle, low, high = ratio(ours, other)
+        print(
+            f"{name:20} {fit:16} {contenders[1]:14} {statistics.median(ours):8.3f}s {statistics.median(other):8.3f}s "
+            f"{f'{middle:.2f} ({low:.2f}-{high:.2f})':>22} {row['accuracy']['worst']:15.1e}",
+            flush=True,
+        )
+        rows.append(row)
+    return rows
+
+
+def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Growth of the process to its peak (Linux), after everything is imported."""
+    rows = []
+    for name in options.model or ["ResNet18", "VGG16", "BERT-base", "file of 1 GB"]:
+        command = [sys.executable, "-m", "benchmarks.memory", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+        if done.returncode:
+            raise ValueError(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+        row = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"{name:20} {row['extra'] / 1e6:7.1f} MB, {row['extra'] / row['largest']:.2f} of {row['of']}", flush=True
+        )
+        rows.append({"model": name, **row})
+    return rows
+
+
+def start(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds of `hf-tempbalance --help`, and what our import adds to that of transformers."""
+    command = str(Path(sys.executable).with_name("hf-tempbalance"))
+    jobs = {
+        "hf-tempbalance --help": [command, "--help"],
+        "import transformers": [sys.executable, "-c", "import transformers"],
+        "import transformers, hf_tempbalance": [sys.executable, "-c", "import transformers, hf_tempbalance"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(options.rounds + 1):
+        for name, job in jobs.items():
+            begin = time.perf_counter()
+            subprocess.run(job, capture_output=True, check=True)
+            seconds[name].append(time.perf_counter() - begin)
+    for name, times in seconds.items():
+        times.pop(0)  # files are read from the disk for the first time
+        print(f"{name:40} {statistics.median(times):.2f} s ({min(times):.2f}-{max(times):.2f})")
+    return [{"what": name, "seconds": times} for name, times in seconds.items()]
+
+
+PARTS = {"analysis": analysis, "memory": memory, "start": start}
+
+if __name__ == "__main__":
+    run(main)
