@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from .config import TempBalanceConfig
+from .cores import on_cores
 from .distributed import exchange, rank_and_size, share_out
 from .layers import Layer, describe, describe_layers, find_layers, mark_layers, unwrap
 from .powerlaw import fit_power_law
 from .spectra import squared_singular_values
+from .unchanged import Unchanged
 from .weights import Weight, as_stack
 
 
@@ -66,8 +68,9 @@ def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[L
     """
     config = config or TempBalanceConfig()
     layers, analysed = _layers(model, config)
-    eigenvalues = _eigenvalues(layers, dict.fromkeys(analysed, 0), rank=0)
-    return [_layer_spectrum(layer, eigenvalues.get(index), config) for index, layer in enumerate(layers)]
+    eigenvalues = _eigenvalues(layers, dict.fromkeys(analysed, 0), 0, config)
+    found = _spectra(layers, eigenvalues, config)
+    return [found.get(index) or _layer_spectrum(layer, None, config) for index, layer in enumerate(layers)]
 
 
 def analyze_weights(
@@ -87,13 +90,15 @@ def analyze_weights(
     if not any(layer.is_analysed for layer in layers):
         raise ValueError(f"There is nothing to analyse: {describe_layers(layers)}")
     for batch in _batches(layers):
-        analysed = [layer for layer in batch if layer.is_analysed]
-        found = squared_singular_values([layer.weight.stack() for layer in analysed])
-        eigenvalues_of = {id(layer): values.cpu().double() for layer, values in zip(analysed, found, strict=True)}
-        for layer in batch:
-            eigenvalues = eigenvalues_of.get(id(layer))
-            spectrum = _layer_spectrum(layer, eigenvalues, config)
-            yield spectrum, eigenvalues if eigenvalues is None else _scaled(layer, eigenvalues, config)
+        analysed = [index for index, layer in enumerate(batch) if layer.is_analysed]
+        values = squared_singular_values([batch[index].weight.stack() for index in analysed], config.max_batch_bytes)
+        eigenvalues = {index: of.cpu().double() for index, of in zip(analysed, values, strict=True)}
+        found = _spectra(batch, eigenvalues, config)
+        for index, layer in enumerate(batch):
+            if index in found:
+                yield found[index], _scaled(layer, eigenvalues[index], config)
+            else:
+                yield _layer_spectrum(layer, None, config), None
 
 
 def _batches(layers: list[Layer]) -> Iterator[list[Layer]]:
@@ -109,25 +114,48 @@ def _batches(layers: list[Layer]) -> Iterator[list[Layer]]:
     yield batch
 
 
-def analyze_together(model: nn.Module, config: TempBalanceConfig | None = None) -> list[LayerSpectrum]:
+def analyze_together(
+    model: nn.Module, config: TempBalanceConfig | None = None, unchanged: Unchanged[LayerSpectrum] | None = None
+) -> list[LayerSpectrum]:
     """As `analyze`, each process of the default group on its share of the layers; the same result, to the bit, on all.
 
     Shares are balanced by the cost of the decompositions. Every process has to call it.
+
+    Args:
+        model: what is looked at.
+        config: the settings.
+        unchanged: results of earlier looks; those that still hold are taken from it, and it is brought up to date.
 
     Raises:
         ValueError: as `analyze`.
         RuntimeError: the processes have different models, or one of them failed; raised on all.
     """
     config = config or TempBalanceConfig()
+    unchanged = Unchanged() if unchanged is None else unchanged
     rank, size = rank_and_size()
-    if size == 1:
-        return analyze(model, config)
     layers, analysed = _layers(model, config)
-    owners = dict(zip(analysed, share_out([_cost(layers[i]) for i in analysed], size), strict=True))
+    found = {i: kept for i in analysed if (kept := unchanged.get(layers[i].weight)) is not None}
+    if size > 1:  # known on all, or looked at by all
+        common = set.intersection(*map(set, exchange(list(found))))
+        found = {index: spectrum for index, spectrum in found.items() if index in common}
+    todo = [index for index in analysed if index not in found]
+    owners = dict(zip(todo, share_out([_cost(layers[i]) for i in todo], size), strict=True))
+    if size == 1:
+        found |= _spectra(layers, _eigenvalues(layers, owners, rank, config), config)
+    else:
+        found |= _exchanged(layers, owners, rank, config)
+    spectra = [found.get(index) or _layer_spectrum(layer, None, config) for index, layer in enumerate(layers)]
+    unchanged.keep((layers[index].weight, found[index]) for index in analysed)
+    return spectra
+
+
+def _exchanged(
+    layers: list[Layer], owners: dict[int, int], rank: int, config: TempBalanceConfig
+) -> dict[int, LayerSpectrum]:
+    """The spectra of all ranks' shares, on all of them."""
     mine, failure = {}, None
     try:
-        eigenvalues = _eigenvalues(layers, owners, rank)
-        mine = {i: _layer_spectrum(layers[i], eigenvalues[i], config) for i in analysed if owners[i] == rank}
+        mine = _spectra(layers, _eigenvalues(layers, owners, rank, config), config)
     except Exception as error:  # noqa: BLE001  the others wait for this rank's part: they have to hear of it
         failure = f"{type(error).__name__}: {error}"
     parts = exchange((failure, [(layer.name, layer.shape, layer.excluded_by) for layer in layers], mine))
@@ -137,8 +165,7 @@ def analyze_together(model: nn.Module, config: TempBalanceConfig | None = None) 
         for one, another in zip_longest(parts[0][1], described):
             if one != another:
                 raise RuntimeError(f"Ranks 0 and {other} have different models: {one} and {another}.")
-    found = {index: spectrum for _, _, part in parts for index, spectrum in part.items()}
-    return [found.get(index) or _layer_spectrum(layer, None, config) for index, layer in enumerate(layers)]
+    return {index: spectrum for _, _, part in parts for index, spectrum in part.items()}
 
 
 def _layers(model: nn.Module, config: TempBalanceConfig) -> tuple[list[Layer], list[int]]:
@@ -168,12 +195,14 @@ def _cost(layer: Layer) -> float:
     return count * side**2 * (length + EIGENVALUE_COST * side)
 
 
-def _eigenvalues(layers: list[Layer], owners: dict[int, int], rank: int) -> dict[int, Tensor]:
+def _eigenvalues(
+    layers: list[Layer], owners: dict[int, int], rank: int, config: TempBalanceConfig
+) -> dict[int, Tensor]:
     """Position -> eigenvalues, on the CPU in float64, of the layers that this rank owns."""
     mine = [index for index in owners if owners[index] == rank and not layers[index].weight.is_sharded]
     eigenvalues, failure = {}, None
     try:
-        found = squared_singular_values([layers[index].weight.stack() for index in mine])
+        found = squared_singular_values([layers[index].weight.stack() for index in mine], config.max_batch_bytes)
         eigenvalues = dict(zip(mine, found, strict=True))
     except Exception as error:  # noqa: BLE001  the other ranks need this one to gather the rest
         failure = error
@@ -192,13 +221,21 @@ def _eigenvalues(layers: list[Layer], owners: dict[int, int], rank: int) -> dict
         if kept is not None and failure is None:
             try:
                 stack = as_stack(kept[1], layers[kept[0]].kind)
-                eigenvalues[kept[0]] = squared_singular_values([stack])[0]
+                eigenvalues[kept[0]] = squared_singular_values([stack], config.max_batch_bytes)[0]
             except Exception as error:  # noqa: BLE001  as above
                 failure = error
     if failure is not None:
         raise failure
     # The values are few and one copy to the CPU is one synchronisation; not every accelerator has float64.
     return {index: values.cpu().double() for index, values in eigenvalues.items()}
+
+
+def _spectra(
+    layers: list[Layer], eigenvalues: dict[int, Tensor], config: TempBalanceConfig
+) -> dict[int, LayerSpectrum]:
+    """Fits and norms of the layers whose eigenvalues are given, by position."""
+    found = on_cores(lambda index: _layer_spectrum(layers[index], eigenvalues[index], config), list(eigenvalues))
+    return dict(zip(eigenvalues, found, strict=True))
 
 
 def _layer_spectrum(layer: Layer, eigenvalues: Tensor | None, config: TempBalanceConfig) -> LayerSpectrum:

@@ -15,6 +15,7 @@ from .distributed import from_first_rank, rank_and_size
 from .layers import Layer, describe, find_followers, find_layers, unwrap
 from .mapping import is_usable, map_scores
 from .param_groups import VirtualGroups, check_optimizer
+from .unchanged import Unchanged
 from .weights import clean_name
 
 
@@ -62,6 +63,7 @@ class TempBalancer:
         trained = [p for p in self.model.parameters() if id(p) in self._layer_of and p.requires_grad]
         check_optimizer(optimizer, trained)
         self.optimizer = optimizer
+        self._unchanged: Unchanged[LayerSpectrum] = Unchanged()
         self._groups = VirtualGroups(optimizer, self._layer_of_parameter, self._multiplier_of)
 
     def rebalance(self) -> list[LayerSpectrum]:
@@ -73,7 +75,7 @@ class TempBalancer:
         Returns:
             What `analyze` returns.
         """
-        spectra = analyze_together(self.model, self.config)
+        spectra = analyze_together(self.model, self.config, self._unchanged)
         tuned = [spectrum for spectrum in spectra if spectrum.excluded_by is None]
         scores = [getattr(spectrum, self.config.metric) for spectrum in tuned]
         multipliers = map_scores(

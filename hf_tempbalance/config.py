@@ -93,6 +93,13 @@ class TempBalanceConfig:
     update_interval: int = field(
         default=1, metadata={"help": "Look at the weights every so many epochs or optimizer steps; at least 1."}
     )
+    max_batch_bytes: int = field(
+        default=256 << 20,
+        metadata={
+            "help": "Largest sum of the Gram matrices that are decomposed at once, in bytes; a larger matrix is "
+            "decomposed alone. It bounds memory and changes no result."
+        },
+    )
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -106,6 +113,7 @@ class TempBalanceConfig:
         _require(self.lr_max_ratio >= 0, "lr_max_ratio", self.lr_max_ratio, "0 or larger")
         _require(self.min_eigenvalues >= 0, "min_eigenvalues", self.min_eigenvalues, "0 or larger")
         _require(self.update_interval >= 1, "update_interval", self.update_interval, "1 or larger")
+        _require(self.max_batch_bytes >= 1, "max_batch_bytes", self.max_batch_bytes, "1 or larger")
         if self.lr_min_ratio > self.lr_max_ratio:
             raise ValueError(
                 f"lr_min_ratio={self.lr_min_ratio} is larger than lr_max_ratio={self.lr_max_ratio}. "

@@ -28,6 +28,7 @@ class Layer:
 
     weight: Weight
     excluded_by: str | None = None
+    is_vocabulary: bool = False  # as large as an embedding of the same model: the head of a language model
 
     @property
     def name(self) -> str:
@@ -52,8 +53,9 @@ class Layer:
 
     @property
     def is_analysed(self) -> bool:
-        """Whether the spectrum is computed, tuned or not; an embedding's takes long and nobody asked for it."""
+        """Whether the spectrum is computed, tuned or not; a vocabulary's takes long and nobody asked for it."""
         is_skipped = self.excluded_by in ("not_a_layer", "adapter", "embedding")
+        is_skipped |= self.is_vocabulary and self.excluded_by in ("last", "tied")
         return self.weight.unreadable is None and not is_skipped
 
 
@@ -114,6 +116,7 @@ def mark_layers(
     first = positions[0] if positions and exclude_first else None
     last = positions[-1] if positions and exclude_last else None
     met: set[int] = set()
+    vocabularies = {weight.shape for weight in weights if weight.kind == "embedding"}
     layers = []
     for weight in weights:
         layer = Layer(weight)
@@ -136,7 +139,7 @@ def mark_layers(
             rule = "tied"
         if isinstance(weight.tensor, nn.Parameter):  # not one that a parametrization computes anew at each access
             met.add(id(weight.tensor))
-        layers.append(Layer(weight, rule))
+        layers.append(Layer(weight, rule, is_vocabulary=weight.shape in vocabularies))
     return layers
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .cores import on_cores
+
 
 # Gram matrices held at once, for all layers whose smaller side is equal. An accelerator wants large batches; LAPACK
 # solves a batch one by one, so on a CPU small chunks cost nothing and can be spread over the cores.
-ACCELERATOR_CHUNK_BYTES = 256 << 20
-CPU_CHUNK_BYTES = 1 << 20
+MAX_BATCH_BYTES = 256 << 20
+CPU_BATCH_BYTES = 1 << 20
 GRAM_BLOCK = 192
 
 
@@ -30,7 +31,7 @@ class MatrixStack(Protocol):
 
 
 @torch.no_grad()
-def squared_singular_values(stacks: Sequence[MatrixStack]) -> list[Tensor]:
+def squared_singular_values(stacks: Sequence[MatrixStack], max_batch_bytes: int = MAX_BATCH_BYTES) -> list[Tensor]:
     r"""Eigenvalues of W^T W for every matrix of every stack, pooled by stack.
 
     They are computed as eigenvalues of the smaller Gram matrix, W W^T or W^T W, which has the same non-zero ones.
@@ -38,6 +39,8 @@ def squared_singular_values(stacks: Sequence[MatrixStack]) -> list[Tensor]:
     Args:
         stacks: each (k, m, n), any floating-point dtype and device. float64 stays float64; half-precision dtypes
             are cast up to float32, one matrix at a time.
+        max_batch_bytes: of Gram matrices that are held at once, by each core; a larger one is held alone. The values
+            do not depend on it.
 
     Returns:
         For each stack its k * min(m, n) values, 1-d, ascending, on its device, in units of weight squared. Values
@@ -45,9 +48,9 @@ def squared_singular_values(stacks: Sequence[MatrixStack]) -> list[Tensor]:
         nothing can be said about them. All values of a stack with NaN or infinity (or whose squares overflow) are NaN;
         other stacks are not affected.
     """
-    chunks = list(_chunks(stacks))
+    chunks = list(_chunks(stacks, max_batch_bytes))
     on_cpu = [chunk for chunk in chunks if stacks[chunk[0][0]].device.type == "cpu"]
-    solved = dict(zip(map(id, on_cpu), _solve_on_cores(stacks, on_cpu), strict=True))
+    solved = dict(zip(map(id, on_cpu), on_cores(lambda chunk: _solve(stacks, chunk), on_cpu), strict=True))
     pooled: list[list[Tensor]] = [[] for _ in stacks]
     for chunk in chunks:
         values = solved[id(chunk)] if id(chunk) in solved else _solve(stacks, chunk)
@@ -60,7 +63,7 @@ def _compute_dtype(stack: MatrixStack) -> torch.dtype:
     return torch.promote_types(stack.dtype, torch.float32)
 
 
-def _chunks(stacks: Sequence[MatrixStack]) -> Iterator[list[tuple[int, int]]]:
+def _chunks(stacks: Sequence[MatrixStack], max_batch_bytes: int) -> Iterator[list[tuple[int, int]]]:
     """Matrices, as (stack, position in it), whose Gram matrices have one size, dtype and device. Largest first."""
     groups: dict[tuple, list[tuple[int, int]]] = defaultdict(list)
     for index, stack in enumerate(stacks):
@@ -68,19 +71,10 @@ def _chunks(stacks: Sequence[MatrixStack]) -> Iterator[list[tuple[int, int]]]:
             side = min(stack.shape[1:])
             groups[side, _compute_dtype(stack), stack.device].extend((index, k) for k in range(stack.shape[0]))
     for side, dtype, device in sorted(groups, key=lambda key: -key[0]):
-        limit = CPU_CHUNK_BYTES if device.type == "cpu" else ACCELERATOR_CHUNK_BYTES
+        limit = min(max_batch_bytes, CPU_BATCH_BYTES) if device.type == "cpu" else max_batch_bytes
         size = max(limit // (side * side * dtype.itemsize), 1)
         matrices = groups[side, dtype, device]
         yield from (matrices[start : start + size] for start in range(0, len(matrices), size))
-
-
-def _solve_on_cores(stacks: Sequence[MatrixStack], chunks: list[list[tuple[int, int]]]) -> list[Tensor]:
-    """Each chunk on one core: measured 1.9 times faster on 2 cores than LAPACK's own threads, for sides to 512."""
-    threads = torch.get_num_threads()
-    if min(threads, len(chunks)) < 2:
-        return [_solve(stacks, chunk) for chunk in chunks]
-    with ThreadPoolExecutor(min(threads, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(lambda chunk: _solve(stacks, chunk), chunks))
 
 
 @torch.no_grad()  # grad mode belongs to a thread, and this one may run on a worker
