@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from .config import TempBalanceConfig
 from .cores import on_cores
-from .distributed import exchange, rank_and_size, share_out
 from .layers import Layer, describe, describe_layers, find_layers, mark_layers, unwrap
 from .powerlaw import fit_power_law
 from .spectra import squared_singular_values
-from .unchanged import Unchanged
 from .weights import Weight, as_stack
 
 
@@ -54,6 +52,12 @@ class LayerSpectrum:
         """The fields as a dict of JSON types, except that numbers may be NaN or infinite."""
         return {**asdict(self), "shape": list(self.shape)}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LayerSpectrum:
+        """The inverse of `to_dict`; a number that is None, as JSON has it for NaN, is NaN."""
+        known = {key: math.nan if value is None and key != "excluded_by" else value for key, value in values.items()}
+        return cls(**(known | {"shape": tuple(values["shape"])}))
+
 
 def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[LayerSpectrum]:
     """Look at the weights: one `LayerSpectrum` for every matrix-shaped weight, in registration order.
@@ -67,10 +71,9 @@ def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[L
         ValueError: the model has no layer with readable weights. The message lists what it has.
     """
     config = config or TempBalanceConfig()
-    layers, analysed = _layers(model, config)
-    eigenvalues = _eigenvalues(layers, dict.fromkeys(analysed, 0), 0, config)
-    found = _spectra(layers, eigenvalues, config)
-    return [found.get(index) or _layer_spectrum(layer, None, config) for index, layer in enumerate(layers)]
+    layers, analysed = analysed_layers(model, config)
+    eigenvalues = eigenvalues_of(layers, dict.fromkeys(analysed, 0), 0, config)
+    return in_order(layers, spectra_of(layers, eigenvalues, config), config)
 
 
 def analyze_weights(
@@ -92,8 +95,8 @@ def analyze_weights(
     for batch in _batches(layers):
         analysed = [index for index, layer in enumerate(batch) if layer.is_analysed]
         values = squared_singular_values([batch[index].weight.stack() for index in analysed], config.max_batch_bytes)
-        eigenvalues = {index: of.cpu().double() for index, of in zip(analysed, values, strict=True)}
-        found = _spectra(batch, eigenvalues, config)
+        eigenvalues = on_cpu(dict(zip(analysed, values, strict=True)))
+        found = spectra_of(batch, eigenvalues, config)
         for index, layer in enumerate(batch):
             if index in found:
                 yield found[index], _scaled(layer, eigenvalues[index], config)
@@ -114,61 +117,7 @@ def _batches(layers: list[Layer]) -> Iterator[list[Layer]]:
     yield batch
 
 
-def analyze_together(
-    model: nn.Module, config: TempBalanceConfig | None = None, unchanged: Unchanged[LayerSpectrum] | None = None
-) -> list[LayerSpectrum]:
-    """As `analyze`, each process of the default group on its share of the layers; the same result, to the bit, on all.
-
-    Shares are balanced by the cost of the decompositions. Every process has to call it.
-
-    Args:
-        model: what is looked at.
-        config: the settings.
-        unchanged: results of earlier looks; those that still hold are taken from it, and it is brought up to date.
-
-    Raises:
-        ValueError: as `analyze`.
-        RuntimeError: the processes have different models, or one of them failed; raised on all.
-    """
-    config = config or TempBalanceConfig()
-    unchanged = Unchanged() if unchanged is None else unchanged
-    rank, size = rank_and_size()
-    layers, analysed = _layers(model, config)
-    found = {i: kept for i in analysed if (kept := unchanged.get(layers[i].weight)) is not None}
-    if size > 1:  # known on all, or looked at by all
-        common = set.intersection(*map(set, exchange(list(found))))
-        found = {index: spectrum for index, spectrum in found.items() if index in common}
-    todo = [index for index in analysed if index not in found]
-    owners = dict(zip(todo, share_out([_cost(layers[i]) for i in todo], size), strict=True))
-    if size == 1:
-        found |= _spectra(layers, _eigenvalues(layers, owners, rank, config), config)
-    else:
-        found |= _exchanged(layers, owners, rank, config)
-    spectra = [found.get(index) or _layer_spectrum(layer, None, config) for index, layer in enumerate(layers)]
-    unchanged.keep((layers[index].weight, found[index]) for index in analysed)
-    return spectra
-
-
-def _exchanged(
-    layers: list[Layer], owners: dict[int, int], rank: int, config: TempBalanceConfig
-) -> dict[int, LayerSpectrum]:
-    """The spectra of all ranks' shares, on all of them."""
-    mine, failure = {}, None
-    try:
-        mine = _spectra(layers, _eigenvalues(layers, owners, rank, config), config)
-    except Exception as error:  # noqa: BLE001  the others wait for this rank's part: they have to hear of it
-        failure = f"{type(error).__name__}: {error}"
-    parts = exchange((failure, [(layer.name, layer.shape, layer.excluded_by) for layer in layers], mine))
-    for other, (failed, described, _) in enumerate(parts):
-        if failed is not None:
-            raise RuntimeError(f"Rank {other} failed while it looked at the weights: {failed}")
-        for one, another in zip_longest(parts[0][1], described):
-            if one != another:
-                raise RuntimeError(f"Ranks 0 and {other} have different models: {one} and {another}.")
-    return {index: spectrum for _, _, part in parts for index, spectrum in part.items()}
-
-
-def _layers(model: nn.Module, config: TempBalanceConfig) -> tuple[list[Layer], list[int]]:
+def analysed_layers(model: nn.Module, config: TempBalanceConfig) -> tuple[list[Layer], list[int]]:
     """All layers, and the positions of those whose spectrum is computed."""
     model = unwrap(model)
     layers = find_layers(model, **layer_options(config))
@@ -188,17 +137,14 @@ def layer_options(config: TempBalanceConfig) -> dict[str, Any]:
     }
 
 
-def _cost(layer: Layer) -> float:
-    """Of one layer's decomposition, in multiplications up to a factor: Gram matrix and eigenvalues, by matrix."""
-    count, rows, columns = layer.weight.stack_shape
-    side, length = sorted((rows, columns))
-    return count * side**2 * (length + EIGENVALUE_COST * side)
-
-
-def _eigenvalues(
+def eigenvalues_of(
     layers: list[Layer], owners: dict[int, int], rank: int, config: TempBalanceConfig
 ) -> dict[int, Tensor]:
-    """Position -> eigenvalues, on the CPU in float64, of the layers that this rank owns."""
+    """Position -> eigenvalues, on the CPU in float64, of the layers that this rank owns.
+
+    Every rank has to call it where a layer is sharded: in each round one for every rank is gathered, kept by its owner
+    alone, and then all ranks compute at the same time.
+    """
     mine = [index for index in owners if owners[index] == rank and not layers[index].weight.is_sharded]
     eigenvalues, failure = {}, None
     try:
@@ -206,10 +152,22 @@ def _eigenvalues(
         eigenvalues = dict(zip(mine, found, strict=True))
     except Exception as error:  # noqa: BLE001  the other ranks need this one to gather the rest
         failure = error
-    # Gathering takes all ranks together. In each round one layer for every rank is gathered, kept by its owner alone,
-    # and then all ranks compute at the same time.
+    for index, whole in gathered(layers, owners, rank):
+        if failure is None:
+            try:
+                stack = as_stack(whole, layers[index].kind)
+                eigenvalues[index] = squared_singular_values([stack], config.max_batch_bytes)[0]
+            except Exception as error:  # noqa: BLE001  as above
+                failure = error
+    if failure is not None:
+        raise failure
+    return on_cpu(eigenvalues)
+
+
+def gathered(layers: list[Layer], owners: dict[int, int], rank: int) -> Iterator[tuple[int, Tensor]]:
+    """Position and whole weight of each sharded layer of this rank's. Every rank has to go through all of it."""
     queues: dict[int, list[int]] = {}
-    for index in sorted(owners, key=lambda index: -_cost(layers[index])):
+    for index in sorted(owners, key=lambda index: -cost_of(layers[index])):
         if layers[index].weight.is_sharded:
             queues.setdefault(owners[index], []).append(index)
     for batch in zip_longest(*queues.values()):
@@ -218,19 +176,28 @@ def _eigenvalues(
             whole = layers[index].weight.whole()
             if owners[index] == rank:
                 kept = (index, whole)
-        if kept is not None and failure is None:
-            try:
-                stack = as_stack(kept[1], layers[kept[0]].kind)
-                eigenvalues[kept[0]] = squared_singular_values([stack], config.max_batch_bytes)[0]
-            except Exception as error:  # noqa: BLE001  as above
-                failure = error
-    if failure is not None:
-        raise failure
-    # The values are few and one copy to the CPU is one synchronisation; not every accelerator has float64.
+        if kept is not None:
+            yield kept
+
+
+def on_cpu(eigenvalues: dict[int, Tensor]) -> dict[int, Tensor]:
+    """In float64 on the CPU: they are few, one copy is one synchronisation, and not every accelerator has float64."""
     return {index: values.cpu().double() for index, values in eigenvalues.items()}
 
 
-def _spectra(
+def in_order(layers: list[Layer], found: dict[int, LayerSpectrum], config: TempBalanceConfig) -> list[LayerSpectrum]:
+    """Of every layer; without numbers where none were found."""
+    return [found.get(index) or _layer_spectrum(layer, None, config) for index, layer in enumerate(layers)]
+
+
+def cost_of(layer: Layer) -> float:
+    """Of one layer's decomposition, in multiplications up to a factor: Gram matrix and eigenvalues, by matrix."""
+    count, rows, columns = layer.weight.stack_shape
+    side, length = sorted((rows, columns))
+    return count * side**2 * (length + EIGENVALUE_COST * side)
+
+
+def spectra_of(
     layers: list[Layer], eigenvalues: dict[int, Tensor], config: TempBalanceConfig
 ) -> dict[int, LayerSpectrum]:
     """Fits and norms of the layers whose eigenvalues are given, by position."""

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .analysis import LayerSpectrum, analyze_together, layer_options
+from .analysis import LayerSpectrum, layer_options
 from .config import TempBalanceConfig
 from .distributed import from_first_rank, rank_and_size
 from .layers import Layer, describe, find_followers, find_layers, unwrap
+from .look import BackgroundLook, Look, OverlappedLook, analyze_together
 from .mapping import is_usable, map_scores
 from .param_groups import VirtualGroups, check_optimizer
 from .unchanged import Unchanged
@@ -64,18 +65,65 @@ class TempBalancer:
         check_optimizer(optimizer, trained)
         self.optimizer = optimizer
         self._unchanged: Unchanged[LayerSpectrum] = Unchanged()
-        self._groups = VirtualGroups(optimizer, self._layer_of_parameter, self._multiplier_of)
+        self._has_looked = False
+        self.pending: OverlappedLook | None = None  # begun, and not in force yet
+        self.overlapped: OverlappedLook | None = None  # the last one that came into force
+        self._groups = VirtualGroups(optimizer, self._layer_of_parameter, self._multiplier_of, self._before_step)
 
-    def rebalance(self) -> list[LayerSpectrum]:
+    def rebalance(self) -> list[LayerSpectrum] | None:
         """Look at the weights now and set the multipliers; they hold until the next call.
 
         A layer whose score is NaN or infinite, or not in the domain of the mapping, gets the multiplier 1 and a
         warning that names it; it changes no other layer's. Where all scores are equal every multiplier is 1.
 
+        With ``overlap`` the first call does that. Later ones copy the weights and return; a thread looks at the copy
+        while training goes on, and `overlap_steps` calls of ``optimizer.step()`` later, on every process at the same
+        one, the multipliers come into force. Then the look is in `overlapped`.
+
         Returns:
-            What `analyze` returns.
+            What `analyze` returns; None where the look goes on.
         """
+        self.settle_overlapped()
+        if self.pending is not None:
+            self._bring_into_force()
+        if self.config.overlap and self._has_looked:
+            look = Look(self.model, self.config, self._unchanged)
+            self.pending = OverlappedLook(self.config.overlap_steps, BackgroundLook(look))
+            return None
         spectra = analyze_together(self.model, self.config, self._unchanged)
+        self._set(self._multipliers_of(spectra))
+        return spectra
+
+    def settle_overlapped(self) -> None:
+        """Wait for the look that goes on, if one does: its multipliers are known, and in force when they are due.
+
+        Every process has to call it.
+        """
+        if self.pending is not None and self.pending.background is not None:
+            background, self.pending.background = self.pending.background, None
+            self.pending.waited += background.wait()
+            self.pending.seconds = background.seconds
+            self.pending.spectra = background.look.finish()
+            self.pending.multipliers = self._multipliers_of(self.pending.spectra)
+
+    def _before_step(self) -> None:
+        if self.pending is not None:
+            if self.pending.steps_left == 0:
+                self.settle_overlapped()
+                self._bring_into_force()
+            else:
+                self.pending.steps_left -= 1
+
+    def _bring_into_force(self) -> None:
+        self.overlapped, self.pending = self.pending, None
+        self._set(self.overlapped.multipliers)
+
+    def _set(self, multipliers: dict[str, float]) -> None:
+        self._multipliers = multipliers
+        self._has_looked = True
+        self._write_into_groups()
+
+    def _multipliers_of(self, spectra: list[LayerSpectrum]) -> dict[str, float]:
         tuned = [spectrum for spectrum in spectra if spectrum.excluded_by is None]
         scores = [getattr(spectrum, self.config.metric) for spectrum in tuned]
         multipliers = map_scores(
@@ -86,11 +134,9 @@ class TempBalancer:
         )
         # Equal scores could still be mapped to different last bits by different processors.
         multipliers = from_first_rank(multipliers)
-        self._multipliers = {spectrum.name: value for spectrum, value in zip(tuned, multipliers, strict=True)}
-        self._write_into_groups()
         if rank_and_size()[0] == 0:
-            self._warn(tuned, scores)
-        return spectra
+            self._warn(tuned, scores, multipliers)
+        return {spectrum.name: value for spectrum, value in zip(tuned, multipliers, strict=True)}
 
     @property
     def lr_multipliers(self) -> dict[str, float]:
@@ -103,8 +149,13 @@ class TempBalancer:
         return dict(self._multipliers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The multipliers, in JSON types."""
-        return {"version": 1, "multipliers": dict(self._multipliers)}
+        """The multipliers, in JSON types, and with ``overlap`` the look that is not in force yet.
+
+        That look is waited for, so that a resumed run has its result: then every process has to call this.
+        """
+        self.settle_overlapped()
+        state = {"version": 1, "multipliers": dict(self._multipliers)}
+        return state if self.pending is None else state | {"pending": self.pending.to_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`; the multipliers are in force from the next step.
@@ -127,12 +178,20 @@ class TempBalancer:
                 f"TempBalancer state and model do not tune the same layers; only one of them tunes {differing}. "
                 "Load it into the same model with the same exclusion settings."
             )
-        self._multipliers = dict(state["multipliers"])
-        self._write_into_groups()
+        self._discard_pending()
+        if "pending" in state:
+            self.pending = OverlappedLook.from_dict(state["pending"])
+        self._set(dict(state["multipliers"]))
 
     def detach(self) -> None:
         """Take the balancer off the optimizer: from now on every parameter is stepped with the schedule's rate."""
+        self._discard_pending()
         self._groups.detach()
+
+    def _discard_pending(self) -> None:
+        if self.pending is not None and self.pending.background is not None:
+            self.pending.background.wait()
+        self.pending = None
 
     def _layer_of_parameter(self, parameter: Tensor) -> str | None:
         return self._layer_of.get(id(parameter))
@@ -146,7 +205,7 @@ class TempBalancer:
             if "lr_multiplier" in group:
                 group["lr_multiplier"] = self._multiplier_of(group["layer"])
 
-    def _warn(self, tuned: list[LayerSpectrum], scores: list[float]) -> None:
+    def _warn(self, tuned: list[LayerSpectrum], scores: list[float], multipliers: list[float]) -> None:
         usable = is_usable(scores, self.config.mapping)
         for spectrum, score, counts in zip(tuned, scores, usable, strict=True):
             if not counts:
@@ -154,14 +213,14 @@ class TempBalancer:
                 warnings.warn(
                     f"{spectrum.name}: {self.config.metric} is {score}{cause}, which mapping={self.config.mapping!r} "
                     "can't use. This layer keeps the schedule's rate until the next look.",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
-        if len(set(self._multipliers.values())) == 1 and len(set(scores)) == 1:
+        if len(set(multipliers)) == 1 and len(set(scores)) == 1:
             warnings.warn(
                 f"{len(scores)} tuned layers have the same {self.config.metric}={scores[0]}: every multiplier is 1 "
                 "and this look changes nothing.",
                 NoEffectWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

@@ -14,10 +14,14 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy
 
+from .analysis import LayerSpectrum
 from .balancer import TempBalancer
 from .config import TempBalanceConfig
+from .distributed import rank_and_size
 from .history import HISTORY_NAME, append_look, continue_history
+from .look import OverlappedLook
 from .scalars import LAYER_KEYS, LogLayers, per_layer, summary
 
 
@@ -63,15 +67,26 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         self.last_look_step = -1
         self.seconds = 0.0
         self.balancer_state: dict[str, Any] | None = None
+        self.begun: dict[str, float] | None = None  # step and epoch of an overlapped look that is not in force
 
     def state(self) -> dict[str, Any]:
         """What Trainer writes into ``trainer_state.json``."""
+        pending = None if self.balancer is None else self.balancer.pending
+        if pending is not None:
+            if pending.background is not None and rank_and_size()[1] > 1:
+                # Only one process is here, and the look needs all. Save with save_strategy, which is foreseen.
+                logger.warning(
+                    "A look at the weights is going on and will be missing when this checkpoint is resumed."
+                )
+            else:
+                self.balancer_state = self.balancer.state_dict()
         return {
             "args": {"config": self.config.to_dict()},
             "attributes": {
                 "last_look_step": self.last_look_step,
                 "seconds": self.seconds,
                 "balancer_state": self.balancer_state,
+                "begun": self.begun,
             },
         }
 
@@ -98,21 +113,33 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
             if problem is not None:
                 warnings.warn(problem, stacklevel=2)
         # A checkpoint saved by the last step of an epoch is older than the look at that epoch's end.
-        missed = self._is_due(state) and self.last_look_step < state.global_step
+        last = self.last_look_step if self.begun is None else self.begun["step"]
+        missed = self._is_due(state) and last < state.global_step
         if self.balancer_state is None or missed:
-            self._look(args, state, control)
+            self._look(state, control)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._record_overlapped(state, control)
         if self.config.update_unit == "step" and self._is_due(state):
-            self._look(args, state, control)
+            self._look(state, control)
+        if control.should_save:
+            self.balancer.settle_overlapped()  # the checkpoint has its result, and all processes are here
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.config.update_unit == "epoch" and self._is_due(state, partial_epoch=True):
-            self._look(args, state, control)
+            self._look(state, control)
+        if control.should_save:
+            self.balancer.settle_overlapped()
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.balancer is not None and args.save_strategy == SaveStrategy.BEST:
+            self.balancer.settle_overlapped()  # it may be saved now
 
     def on_log(
         self,
@@ -132,12 +159,16 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.balancer is not None:
-            self.balancer.detach()
+        if self.balancer is None:
+            return
+        if self.balancer.pending is not None:  # it tells of the weights at the end, and is in force for no step
+            self.balancer.settle_overlapped()
+            self._record_pending(state, control)
+        self.balancer.detach()
 
     def _restore(self, state: TrainerState) -> None:
         """Take up the state that the checkpoint has of this callback, or start anew."""
-        self.last_look_step, self.seconds, self.balancer_state = -1, 0.0, None
+        self.last_look_step, self.seconds, self.balancer_state, self.begun = -1, 0.0, None, None
         stored = state.stateful_callbacks.get(type(self).__name__)
         stored = stored[-1] if isinstance(stored, list) else stored
         if state.global_step == 0:
@@ -154,6 +185,7 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         self.balancer.load_state_dict(kept["balancer_state"])
         self.last_look_step, self.seconds = kept["last_look_step"], kept["seconds"]
         self.balancer_state = kept["balancer_state"]
+        self.begun = kept.get("begun") if self.balancer.pending is not None else None
 
     def _folder_of(self, args: TrainingArguments, state: TrainerState, model: torch.nn.Module) -> Path:
         """Where the history goes: the output folder, and in a hyperparameter search the trial's folder in it."""
@@ -175,29 +207,64 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
                 return False
         return whole % self.config.update_interval == 0
 
-    def _look(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+    def _look(self, state: TrainerState, control: TrainerControl) -> None:
         start = time.perf_counter()
         spectra = self.balancer.rebalance()
         seconds = time.perf_counter() - start
-        self.last_look_step = state.global_step
-        self.seconds += seconds
+        self._record_overlapped(state, control)  # the one before, if it was not in force yet
+        when = {"step": state.global_step, "epoch": state.epoch or 0.0}
+        if spectra is None:
+            self.begun = when | {"stall": seconds}
+        else:
+            self._record(state, control, when | {"seconds": seconds}, spectra, self.balancer.layer_multipliers)
+
+    def _record_overlapped(self, state: TrainerState, control: TrainerControl) -> None:
+        """Record the look that has come into force since, if one has."""
+        look = self.balancer.overlapped
+        if look is not None:
+            self.balancer.overlapped = None
+            self._record_begun(state, control, look, in_force=max(state.global_step - 1, self.begun["step"]))
+
+    def _record_pending(self, state: TrainerState, control: TrainerControl) -> None:
+        self._record_begun(state, control, self.balancer.pending, in_force=None)
+
+    def _record_begun(
+        self, state: TrainerState, control: TrainerControl, look: OverlappedLook, in_force: int | None
+    ) -> None:
+        waited = self.begun["stall"] + look.waited
+        what = {"step": self.begun["step"], "epoch": self.begun["epoch"], "seconds": look.seconds}
+        what |= {"wait_seconds": waited, "in_force": in_force}
+        self.begun = None
+        self._record(state, control, what, look.spectra, look.multipliers)
+
+    def _record(
+        self,
+        state: TrainerState,
+        control: TrainerControl,
+        what: dict[str, Any],
+        spectra: list[LayerSpectrum],
+        multipliers: dict[str, float],
+    ) -> None:
+        """Keep, write and log a look. what: its step, epoch, seconds, and of an overlapped one the wait."""
+        self.last_look_step = what["step"]
+        self.seconds += what.get("wait_seconds", what["seconds"])
         self.balancer_state = self.balancer.state_dict()
-        multipliers = self.balancer.layer_multipliers
         if state.is_world_process_zero:
             layers = [
                 {**spectrum.to_dict(), "multiplier": multipliers.get(spectrum.name, 1.0)} for spectrum in spectra
             ]
-            look = {"step": state.global_step, "epoch": state.epoch or 0.0, "seconds": seconds, "layers": layers}
             try:
-                append_look(self._folder / HISTORY_NAME, look)
+                append_look(self._folder / HISTORY_NAME, what | {"layers": layers})
             except OSError as error:
                 # Training is worth more than its history; the scalars are still logged.
                 warnings.warn(
-                    f"{self._folder / HISTORY_NAME}: the look at step {state.global_step} could not be written "
+                    f"{self._folder / HISTORY_NAME}: the look at step {what['step']} could not be written "
                     f"({error.strerror}). Training goes on.",
                     stacklevel=2,
                 )
-        scalars = summary(spectra, multipliers, seconds)
+        scalars = summary(spectra, multipliers, what["seconds"])
+        if "wait_seconds" in what:
+            scalars["tempbalance/wait_seconds"] = what["wait_seconds"]
         layers = {} if self.log is None else per_layer(spectra, multipliers, self.log_layers)
         self._report(state, control, scalars, layers)
 

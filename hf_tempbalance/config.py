@@ -93,6 +93,17 @@ class TempBalanceConfig:
     update_interval: int = field(
         default=1, metadata={"help": "Look at the weights every so many epochs or optimizer steps; at least 1."}
     )
+    overlap: bool = field(
+        default=False,
+        metadata={
+            "help": "Look at a copy of the weights while training goes on; the multipliers come into force "
+            "overlap_steps optimizer steps later. The first look is waited for."
+        },
+    )
+    overlap_steps: int = field(
+        default=10,
+        metadata={"help": "overlap only: optimizer steps between a look and its multipliers; at least 1."},
+    )
     max_batch_bytes: int = field(
         default=256 << 20,
         metadata={
@@ -113,6 +124,12 @@ class TempBalanceConfig:
         _require(self.lr_max_ratio >= 0, "lr_max_ratio", self.lr_max_ratio, "0 or larger")
         _require(self.min_eigenvalues >= 0, "min_eigenvalues", self.min_eigenvalues, "0 or larger")
         _require(self.update_interval >= 1, "update_interval", self.update_interval, "1 or larger")
+        _require(self.overlap_steps >= 1, "overlap_steps", self.overlap_steps, "1 or larger")
+        if self.overlap and self.update_unit == "step" and self.overlap_steps > self.update_interval:
+            raise ValueError(
+                f"overlap_steps={self.overlap_steps} is larger than update_interval={self.update_interval}: the next "
+                "look would begin before this one is in force. Make it smaller, or look less often."
+            )
         _require(self.max_batch_bytes >= 1, "max_batch_bytes", self.max_batch_bytes, "1 or larger")
         if self.lr_min_ratio > self.lr_max_ratio:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Layer:
 
     weight: Weight
     excluded_by: str | None = None
-    is_vocabulary: bool = False  # as large as an embedding of the same model: the head of a language model
+    is_vocabulary: bool = False  # of the shape of the model's largest embedding: a language model's head
 
     @property
     def name(self) -> str:
@@ -116,7 +117,8 @@ def mark_layers(
     first = positions[0] if positions and exclude_first else None
     last = positions[-1] if positions and exclude_last else None
     met: set[int] = set()
-    vocabularies = {weight.shape for weight in weights if weight.kind == "embedding"}
+    embeddings_found = [weight.shape for weight in weights if weight.kind == "embedding"]
+    vocabulary = max(embeddings_found, key=math.prod, default=None)
     layers = []
     for weight in weights:
         layer = Layer(weight)
@@ -139,7 +141,7 @@ def mark_layers(
             rule = "tied"
         if isinstance(weight.tensor, nn.Parameter):  # not one that a parametrization computes anew at each access
             met.add(id(weight.tensor))
-        layers.append(Layer(weight, rule, is_vocabulary=weight.shape in vocabularies))
+        layers.append(Layer(weight, rule, is_vocabulary=weight.shape == vocabulary))
     return layers
 
 

@@ -38,6 +38,7 @@ class VirtualGroups:
             some optimizers look their state up by a group's position. A group that `LayerGroups` made has its layer
             in it, and DeepSpeed ZeRO keeps flat parts of parameters in such groups.
         multiplier_of: layer name or None -> multiplier, a Python float.
+        before_step: called at the beginning of every step.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class VirtualGroups:
         optimizer: torch.optim.Optimizer,
         layer_of: Callable[[Tensor], str | None],
         multiplier_of: Callable[[str | None], float],
+        before_step: Callable[[], None] = lambda: None,
     ) -> None:
         if any(isinstance(getattr(level.step, "tempbalance", None), VirtualGroups) for level in _levels(optimizer)):
             raise RuntimeError(
@@ -54,6 +56,7 @@ class VirtualGroups:
         self.optimizer = _levels(optimizer)[-1] if is_deepspeed(optimizer) else optimizer
         self.layer_of = layer_of
         self.multiplier_of = multiplier_of
+        self.before_step = before_step
         self._remembered: dict[tuple[int, ...], list[tuple[str | None, list[Tensor]]]] = {}
         # torch's own optimizers keep their state by parameter, so groups of one rate can be one group and one launch.
         self._merges = type(_levels(optimizer)[-1]).__module__.startswith("torch.optim")
@@ -85,6 +88,7 @@ class VirtualGroups:
         self._step = None
 
     def _split_step(self, inner_step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.before_step()
         groups = self.optimizer.param_groups
         originals = list(groups)
         split = [self._views(group) for group in originals]

@@ -95,8 +95,8 @@ def effective_rates(looks: Looks, log: list[dict[str, Any]]) -> tuple[np.ndarray
     schedule = np.array([entry["learning_rate"] for entry in logged], dtype=float)
     multipliers = _values(looks, "multiplier")
     tuned = np.isfinite(multipliers).any(axis=1)
-    # A look after step s holds from step s + 1.
-    steps = [look["step"] for look in looks]
+    # A look after step s holds from step s + 1, an overlapped one from later on or, at the end, for no step.
+    steps = [np.inf if (step := look.get("in_force", look["step"])) is None else step for look in looks]
     in_force = np.searchsorted(steps, [entry["step"] for entry in logged], side="left") - 1
     rates = multipliers[tuned][:, np.maximum(in_force, 0)] * schedule
     return (

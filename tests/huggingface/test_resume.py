@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,54 @@ def test_resuming_with_other_tuned_layers_is_refused_with_their_names(tmp_path):
     trainer = make("callback", tmp_path, config=TempBalanceConfig(exclude_first=False, min_eigenvalues=0))
     with pytest.raises(ValueError, match="conv1"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
+OVERLAP = TempBalanceConfig(update_unit="step", update_interval=4, overlap=True, overlap_steps=3)
+
+
+def without_seconds(folder: Path) -> list[tuple]:
+    """Step from which each overlapped look was in force, and the look."""
+    looks = read_history(folder / HISTORY_NAME)[1:]
+    return [(look["in_force"], *known) for look, known in zip(looks, looks_of(folder)[1:], strict=True)]
+
+
+@pytest.mark.parametrize("restore_callbacks", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [3, 4, 5, 7, 8])  # before, at the beginning, in the middle and at the end of a look
+@pytest.mark.parametrize("kind", ["callback", "trainer"])
+def test_a_run_that_is_resumed_in_the_middle_of_an_overlapped_look_ends_the_same(
+    tmp_path, kind, step, restore_callbacks
+):
+    whole = make(kind, tmp_path / "whole", config=OVERLAP)
+    whole.train()
+    # After 4 steps: the look is in force after 3 more, and logged when the next has been made. The last never is.
+    assert [look[0] for look in without_seconds(tmp_path / "whole")] == [7, 11, 15, None]
+    assert [look[1] for look in without_seconds(tmp_path / "whole")] == [4, 8, 12, 16]
+    checkpoint = interrupted(kind, tmp_path / "resumed", step, config=OVERLAP)
+    changes = {"restore_callback_states_from_checkpoint": restore_callbacks}
+    resumed = make(kind, tmp_path / "resumed", config=OVERLAP, **changes)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert weights_equal(whole, resumed)
+    assert without_seconds(tmp_path / "resumed") == without_seconds(tmp_path / "whole")
+
+
+def test_the_wait_for_an_overlapped_look_is_logged(tmp_path):
+    trainer = make("trainer", tmp_path, config=OVERLAP)
+    trainer.train()
+    waits = [
+        entry["tempbalance/wait_seconds"] for entry in trainer.state.log_history if "tempbalance/wait_seconds" in entry
+    ]
+    assert len(waits) == 4 and min(waits) >= 0
+    looks = read_history(tmp_path / HISTORY_NAME)
+    assert [look["wait_seconds"] for look in looks[1:]] == waits
+    assert "wait_seconds" not in looks[0]  # the first look is not overlapped
+
+
+def test_saving_the_best_model_in_the_middle_of_a_look_keeps_its_result(tmp_path):
+    torch.manual_seed(3)
+    changes = {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 5, "metric_for_best_model": "loss"}
+    arguments = TempBalanceTrainingArguments(**trainer_settings(tmp_path, **(changes | {"num_train_epochs": 2})))
+    data = {"train_dataset": Digits(128), "eval_dataset": Digits(32)}
+    TempBalanceTrainer(ConvNet(), arguments, **data, tempbalance=OVERLAP).train()
+    state = json.loads((tmp_path / "checkpoint-5" / "trainer_state.json").read_text())
+    kept = state["stateful_callbacks"]["TempBalanceCallback"]["attributes"]
+    assert kept["begun"]["step"] == 4 and kept["balancer_state"]["pending"]["steps_left"] == 2

@@ -95,6 +95,15 @@ def test_ranks_with_other_weights_still_hold_the_same_multipliers(tmp_path):
     assert ranks[0]["multipliers"] == ranks[1]["multipliers"]
 
 
+def test_overlapped_looks_come_into_force_on_every_rank_at_the_same_step(tmp_path):
+    ranks = results("overlapped", tmp_path, 2)
+    assert ranks[0] == ranks[1]  # to the bit, at every step
+    found = ranks[0]["multipliers"]
+    changes = [step for step in range(1, 20) if found[step] != found[step - 1]]
+    assert changes == [8, 13, 18]  # a look after step 5 is in force in the step after 8
+    assert ranks[0]["resumed"] == found[12:]
+
+
 @pytest.mark.slow
 def test_nan_on_one_rank_alone_is_named_once_and_training_goes_on_everywhere(tmp_path):
     ranks = results("nan_on_one_rank", tmp_path, 2)

@@ -78,6 +78,48 @@ def looks_differ(folder: Path) -> None:
     report("looks_differ", folder, multipliers=balancer.layer_multipliers, weight=model.fc1.weight.sum().item())
 
 
+def overlapped(folder: Path) -> None:
+    """A look every 5 steps, in force 3 steps later, in a loop that saves and resumes in the middle of one."""
+    dist.init_process_group("gloo")
+    config = TempBalanceConfig(overlap=True, overlap_steps=3, update_unit="step", update_interval=5)
+
+    def make():
+        torch.manual_seed(0)
+        model = nn.parallel.DistributedDataParallel(mlp(*WIDTHS))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        return model, optimizer, TempBalancer(model, optimizer, config)
+
+    model, optimizer, balancer = make()
+    multipliers, saved = [], None
+    balancer.rebalance()
+    for step in range(1, 21):
+        torch.manual_seed(100 * step + RANK)
+        model(torch.randn(4, WIDTHS[0])).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        multipliers.append(balancer.layer_multipliers)
+        if step % 5 == 0:
+            balancer.rebalance()
+        if step == 12 and saved is None:
+            saved = json.dumps(balancer.state_dict()), {k: v.clone() for k, v in model.state_dict().items()}
+    resumed, optimizer, other = make()
+    resumed.load_state_dict(saved[1])
+    other.load_state_dict(json.loads(saved[0]))
+    again = []
+    for step in range(13, 21):
+        torch.manual_seed(100 * step + RANK)
+        resumed(torch.randn(4, WIDTHS[0])).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        again.append(other.layer_multipliers)
+        if step % 5 == 0:
+            other.rebalance()
+    for one in (balancer, other):
+        one.settle_overlapped()  # what both ranks have begun, both end
+        one.detach()
+    report("overlapped", folder, multipliers=multipliers, resumed=again)
+
+
 def nan_on_one_rank(folder: Path) -> None:
     """NaN appears in one layer of the last rank only, in the middle of training."""
     dist.init_process_group("gloo")
