@@ -191,8 +191,12 @@ def in_order(layers: list[Layer], found: dict[int, LayerSpectrum], config: TempB
 
 
 def cost_of(layer: Layer) -> float:
-    """Of one layer's decomposition, in multiplications up to a factor: Gram matrix and eigenvalues, by matrix."""
-    count, rows, columns = layer.weight.stack_shape
+    """Of one layer's decomposition, see `decomposition_cost`."""
+    return decomposition_cost(*layer.weight.stack_shape)
+
+
+def decomposition_cost(count: int, rows: int, columns: int) -> float:
+    """Gram matrices and eigenvalues of a stack of matrices, in multiplications up to a factor."""
     side, length = sorted((rows, columns))
     return count * side**2 * (length + EIGENVALUE_COST * side)
 

@@ -4,6 +4,8 @@
     python scripts/bench.py analysis --model ResNet18 --fit goodness-of-fit --rounds 7
     python scripts/bench.py memory                         # of a look, and of a file of 1 GB
     python scripts/bench.py start                          # import and --help
+    python scripts/bench.py update                         # of a training: looks waited for, and beside it
+    python scripts/bench.py scale                          # models of 1B to 405B on 1 to 1,024 ranks, predicted
 
 A ratio above 1 means that this package is faster: median of the rounds (smallest-largest). WeightWatcher needs
 `pip install '.[everywhere]'`. --json FILE also writes every number.
@@ -22,6 +24,8 @@ from typing import Any
 
 from benchmarks.models import MODELS
 from benchmarks.race import race, ratio
+from benchmarks.scale import scale
+from benchmarks.update import update
 
 from hf_tempbalance.parser import run
 
@@ -34,7 +38,8 @@ MEDIAN = [name for name in MODELS if name != "Llama-1B"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--model", choices=MODELS, nargs="+", help="analysis and memory: these models only")
+    choices = [*MODELS, "file of 1 GB"]
+    parser.add_argument("--model", choices=choices, nargs="+", help="analysis and memory: these models only")
     parser.add_argument("--fit", choices=["median", "goodness-of-fit"], help="analysis: this fit only")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
     parser.add_argument("--device", default="cpu", help="where the weights are")
@@ -112,7 +117,7 @@ def start(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"what": name, "seconds": times} for name, times in seconds.items()]
 
 
-PARTS = {"analysis": analysis, "memory": memory, "start": start}
+PARTS = {"analysis": analysis, "memory": memory, "start": start, "update": update, "scale": scale}
 
 if __name__ == "__main__":
     run(main)

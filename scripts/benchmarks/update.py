@@ -1,0 +1,63 @@
+"""What looks cost a training: the quick start with one every 20 steps, waited for or beside training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+EVERY, EPOCHS = 20, 12
+LOOKS = ["--tempbalance", "true", "--update_unit", "step", "--update_interval", str(EVERY)]
+MODES = {"no looks": [], "looks": LOOKS, "overlapped": [*LOOKS, "--overlap", "true"]}
+
+
+def update(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds of a training in each mode, and how long it stood still for a look."""
+    rows = []
+    for _ in range(options.rounds):
+        rows += [train(mode) for mode in MODES]
+    print(f"quick start, {EPOCHS} epochs, a look every {EVERY} steps, median of {options.rounds} rounds")
+    plain = statistics.median(row["seconds"] for row in rows if row["mode"] == "no looks")
+    for mode in MODES:
+        mine = [row for row in rows if row["mode"] == mode]
+        seconds = statistics.median(row["seconds"] for row in mine)
+        waits = [row["stall"] / row["between"] for row in mine if row["between"]]
+        stall = f", stands still {statistics.median(waits):.2%} of the time between looks" if waits else ""
+        print(f"{mode:12} {seconds:6.1f} s, {seconds / plain:.3f} of no looks{stall}")
+    return rows
+
+
+def train(mode: str) -> dict[str, Any]:
+    """One run of scripts/train.py without evaluation and checkpoints."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            str(SCRIPTS / "train.py"),
+            "--config",
+            str(SCRIPTS.parent / "configs/quickstart.yaml"),
+        ]
+        command += ["--num_train_epochs", str(EPOCHS), "--eval_strategy", "no", "--save_strategy", "no"]
+        done = subprocess.run(
+            [*command, "--output_dir", folder, *MODES[mode]], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ValueError(f"{mode}: {done.stderr.strip().splitlines()[-1]}")
+        seconds = json.loads(Path(folder, "results.json").read_text())["seconds"]
+        history = Path(folder, "tempbalance_history.jsonl")
+        looks = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
+    stalls = [look.get("wait_seconds", look["seconds"]) for look in looks[1:]]  # the first comes before training
+    between = seconds / len(stalls) if stalls else None
+    return {
+        "mode": mode,
+        "seconds": seconds,
+        "stall": statistics.mean(stalls) if stalls else None,
+        "between": between,
+        "look": statistics.mean(look["seconds"] for look in looks[1:]) if stalls else None,
+    }
