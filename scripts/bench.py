@@ -4,6 +4,7 @@
     python scripts/bench.py analysis --model ResNet18 --fit goodness-of-fit --rounds 7
     python scripts/bench.py memory                         # of a look, and of a file of 1 GB
     python scripts/bench.py start                          # import and --help
+    python scripts/bench.py step                           # an optimizer step with layer-wise rates
     python scripts/bench.py update                         # of a training: looks waited for, and beside it
     python scripts/bench.py scale                          # models of 1B to 405B on 1 to 1,024 ranks, predicted
 
@@ -117,7 +118,18 @@ def start(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"what": name, "seconds": times} for name, times in seconds.items()]
 
 
-PARTS = {"analysis": analysis, "memory": memory, "start": start, "update": update, "scale": scale}
+def step(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """An optimizer step with a rate for each layer: scripts/bench_step.py, whose table has its own words."""
+    command = [sys.executable, str(Path(__file__).with_name("bench_step.py")), "--device", options.device]
+    done = subprocess.run(
+        [*command, "--rounds", str(40 * options.rounds)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    print(done.stdout, end="")
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+PARTS = {"analysis": analysis, "memory": memory, "start": start, "step": step, "update": update, "scale": scale}
 
 if __name__ == "__main__":
     run(main)

@@ -114,9 +114,7 @@ def markdown(collected: Collected) -> str:
         '"above" and "below" stand only where its interval excludes 0; all else is "not shown", which does not mean '
         "equal.",
         "",
-        f"Each interval stands alone: of {len(compared)} differences that are zero in truth, "
-        f"{0.05 * len(compared):.1f} exclude 0 by chance on average.",
-        "",
+        *_chance(len(compared)),
         "The best epoch is the best on the test split, as the paper's code reports it, and too good for that reason. "
         "Seconds are of training and evaluation, without start-up.",
         "",
@@ -216,3 +214,11 @@ def _tex(text: str) -> str:
     for character in "&%#_{}":
         text = text.replace(character, f"\\{character}")
     return text.replace("+-", r"$\pm$")
+
+
+def _chance(compared: int) -> list[str]:
+    """What several intervals together do not tell."""
+    if compared == 0:
+        return []
+    text = f"Each interval stands alone: of {compared} differences that are zero in truth, "
+    return [f"{text}{0.05 * compared:.1f} exclude 0 by chance on average.", ""]
