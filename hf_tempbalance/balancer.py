@@ -107,7 +107,10 @@ class TempBalancer:
             self.pending.multipliers = self._multipliers_of(self.pending.spectra)
 
     def _before_step(self) -> None:
-        if self.pending is not None:
+        # Accelerate's step does nothing while gradients are accumulated.
+        gradients = getattr(self.optimizer, "gradient_state", None)
+        is_step = gradients is None or gradients.sync_gradients
+        if is_step and self.pending is not None:
             if self.pending.steps_left == 0:
                 self.settle_overlapped()
                 self._bring_into_force()

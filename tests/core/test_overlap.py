@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny import mlp
 from torch import nn
 
@@ -153,6 +154,24 @@ def test_a_run_that_is_resumed_in_the_middle_of_a_look_is_the_same(after):
         assert resumed.layer_multipliers == balancer.layer_multipliers
     if after <= STEPS:
         assert resumed.overlapped.spectra == balancer.overlapped.spectra
+
+
+def test_steps_that_only_accumulate_gradients_are_not_counted():
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = network()
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    balancer = TempBalancer(model, optimizer, CONFIG)
+    balancer.rebalance()
+    balancer.rebalance()
+    left = []
+    for _ in range(2 * STEPS + 1):
+        with accelerator.accumulate(model):
+            accelerator.backward(model(INPUTS).square().mean())
+            optimizer.step()
+            optimizer.zero_grad()
+        left.append(balancer.pending.steps_left)
+    assert left == [3, 2, 2, 1, 1, 0, 0]
+    balancer.detach()
 
 
 def test_a_new_look_brings_the_one_before_into_force():
