@@ -30,7 +30,9 @@ def test_every_link_leads_somewhere(page):
     assert [link for link in links if not link.startswith("http") and not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["quick_tour", "callback", "trainer", "loop"])
+@pytest.mark.parametrize(
+    "page", ["quick_tour", "loop", *(pytest.param(p, marks=pytest.mark.slow) for p in ("callback", "trainer"))]
+)
 def test_the_python_of_a_page_runs_as_printed(page, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text("utf-8"), flags=re.DOTALL)
     assert blocks

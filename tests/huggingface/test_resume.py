@@ -146,8 +146,13 @@ def without_seconds(folder: Path) -> list[tuple]:
     return [(look["in_force"], *known) for look, known in zip(looks, looks_of(folder)[1:], strict=True)]
 
 
-@pytest.mark.parametrize("restore_callbacks", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("step", [3, 4, 5, 7, 8])  # before, at the beginning, in the middle and at the end of a look
+SLOW = pytest.mark.slow
+# Before, at the beginning, in the middle and at the end of a look.
+STEPS = [*(pytest.param(step, marks=SLOW) for step in (3, 4, 8)), 5, 7]
+
+
+@pytest.mark.parametrize("restore_callbacks", [False, pytest.param(True, marks=SLOW)])
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("kind", ["callback", "trainer"])
 def test_a_run_that_is_resumed_in_the_middle_of_an_overlapped_look_ends_the_same(
     tmp_path, kind, step, restore_callbacks
