@@ -72,6 +72,7 @@ def test_a_card_has_the_hub_s_metadata_results_settings_and_picture(tmp_path):
     assert "by-hand" in ModelCard.load(path).data.tags
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_model_names_its_base_and_a_folder_is_not_one(tmp_path):
     model = bert()
     model.config._name_or_path = "google/some-bert"

@@ -104,6 +104,7 @@ print(json.dumps(SQLiteStorage.get_logs("balanced", "first")))
 """
 
 
+@pytest.mark.slow
 def test_trackio_gets_the_looks(tmp_path):
 
     environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(Path(__file__).parents[1])}
