@@ -38,7 +38,7 @@ class Worker:
     def _answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
-            error = self.process.stderr.read().strip().splitlines() or ["no output"]
+            error = self.process.communicate()[1].strip().splitlines() or ["no output"]
             raise ValueError(f"{' '.join(self.process.args[3:])} failed: {error[-1]}")
         return json.loads(line)
 
