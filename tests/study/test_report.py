@@ -210,3 +210,16 @@ def test_latex_escapes_what_latex_would_read(tmp_path):
     fill(folder, study_in(folder))
     text = write_tables(collect(folder), tmp_path)[2].read_text()
     assert r"$\pm$" in text and r"0.50 \%" in text and text.count(r"\\") == 4
+
+
+PUBLISHED = sorted(
+    path.parent for path in (Path(__file__).resolve().parents[2] / "docs" / "results").glob("*/study.json")
+)
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_the_committed_tables_are_those_of_the_committed_runs(folder, tmp_path):
+    written = write_tables(collect(folder), tmp_path)
+    assert {path.name for path in written} == {"table.md", "table.csv", "table.tex"}
+    for path in written:
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
