@@ -52,12 +52,6 @@ class LayerSpectrum:
         """The fields as a dict of JSON types, except that numbers may be NaN or infinite."""
         return {**asdict(self), "shape": list(self.shape)}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> LayerSpectrum:
-        """The inverse of `to_dict`; a number that is None, as JSON has it for NaN, is NaN."""
-        known = {key: math.nan if value is None and key != "excluded_by" else value for key, value in values.items()}
-        return cls(**(known | {"shape": tuple(values["shape"])}))
-
 
 def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[LayerSpectrum]:
     """Look at the weights: one `LayerSpectrum` for every matrix-shaped weight, in registration order.

@@ -163,7 +163,7 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
             return
         if self.balancer.pending is not None:  # it tells of the weights at the end, and is in force for no step
             self.balancer.settle_overlapped()
-            self._record_pending(state, control)
+            self._record_begun(state, control, self.balancer.pending, in_force=None)
         self.balancer.detach()
 
     def _restore(self, state: TrainerState) -> None:
@@ -224,9 +224,6 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         if look is not None:
             self.balancer.overlapped = None
             self._record_begun(state, control, look, in_force=max(state.global_step - 1, self.begun["step"]))
-
-    def _record_pending(self, state: TrainerState, control: TrainerControl) -> None:
-        self._record_begun(state, control, self.balancer.pending, in_force=None)
 
     def _record_begun(
         self, state: TrainerState, control: TrainerControl, look: OverlappedLook, in_force: int | None

@@ -49,7 +49,7 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
             look = json.loads(line)
-            look["layers"] = [_with_nan(layer) for layer in look["layers"]]
+            look["layers"] = [with_nan(layer) for layer in look["layers"]]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path}, line {number} is not a look of a TempBalance history: {error!r}") from error
         looks.append(look)
@@ -128,6 +128,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _with_nan(layer: dict[str, Any]) -> dict[str, Any]:
+def with_nan(layer: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `finite` for the numbers of a layer."""
     # `excluded_by` is the one field of a layer that is null without being a number.
     return {key: math.nan if value is None and key != "excluded_by" else value for key, value in layer.items()}

@@ -23,7 +23,7 @@ from .analysis import (
 )
 from .config import TempBalanceConfig
 from .distributed import exchange, rank_and_size, share_out
-from .history import finite
+from .history import finite, with_nan
 from .spectra import squared_singular_values
 from .unchanged import Unchanged
 from .weights import as_stack
@@ -192,5 +192,6 @@ class OverlappedLook:
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> OverlappedLook:
         """The inverse of `to_dict`."""
-        spectra = [LayerSpectrum.from_dict(spectrum) for spectrum in state["spectra"]]
+        layers = [with_nan(spectrum) for spectrum in state["spectra"]]
+        spectra = [LayerSpectrum(**(layer | {"shape": tuple(layer["shape"])})) for layer in layers]
         return cls(**(state | {"spectra": spectra, "multipliers": dict(state["multipliers"])}))

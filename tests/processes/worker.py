@@ -89,31 +89,28 @@ def overlapped(folder: Path) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         return model, optimizer, TempBalancer(model, optimizer, config)
 
+    def go_on(model, optimizer, balancer, steps: range) -> list[dict[str, float]]:
+        """The multipliers in force at each step."""
+        found = []
+        for step in steps:
+            torch.manual_seed(100 * step + RANK)
+            model(torch.randn(4, WIDTHS[0])).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(balancer.layer_multipliers)
+            if step % 5 == 0:
+                balancer.rebalance()
+        return found
+
     model, optimizer, balancer = make()
-    multipliers, saved = [], None
     balancer.rebalance()
-    for step in range(1, 21):
-        torch.manual_seed(100 * step + RANK)
-        model(torch.randn(4, WIDTHS[0])).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        multipliers.append(balancer.layer_multipliers)
-        if step % 5 == 0:
-            balancer.rebalance()
-        if step == 12 and saved is None:
-            saved = json.dumps(balancer.state_dict()), {k: v.clone() for k, v in model.state_dict().items()}
+    multipliers = go_on(model, optimizer, balancer, range(1, 13))
+    saved = json.dumps(balancer.state_dict()), {k: v.clone() for k, v in model.state_dict().items()}
+    multipliers += go_on(model, optimizer, balancer, range(13, 21))
     resumed, optimizer, other = make()
     resumed.load_state_dict(saved[1])
     other.load_state_dict(json.loads(saved[0]))
-    again = []
-    for step in range(13, 21):
-        torch.manual_seed(100 * step + RANK)
-        resumed(torch.randn(4, WIDTHS[0])).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        again.append(other.layer_multipliers)
-        if step % 5 == 0:
-            other.rebalance()
+    again = go_on(resumed, optimizer, other, range(13, 21))
     for one in (balancer, other):
         one.settle_overlapped()  # what both ranks have begun, both end
         one.detach()
