@@ -132,3 +132,9 @@ def with_nan(layer: dict[str, Any]) -> dict[str, Any]:
     """The inverse of `finite` for the numbers of a layer."""
     # `excluded_by` is the one field of a layer that is null without being a number.
     return {key: math.nan if value is None and key != "excluded_by" else value for key, value in layer.items()}
+
+
+def metric_keys(entry: dict[str, Any]) -> list[str]:
+    """The metrics in an entry of Trainer's ``log_history``: what an evaluation found, without its times and speeds."""
+    no_metrics = ("_runtime", "_per_second", "_model_preparation_time")
+    return [key for key in entry if key.startswith("eval_") and not key.endswith(no_metrics)]

@@ -9,6 +9,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .history import metric_keys
+
 
 Looks = list[dict[str, Any]]
 TITLES = {"alpha": "power-law exponent alpha", "multiplier": "learning-rate multiplier"}
@@ -139,8 +141,7 @@ def plot_curves(log: list[dict[str, Any]]) -> Figure:
     Args:
         log: ``log_history`` of a Trainer.
     """
-    ends = ("_runtime", "_per_second", "_model_preparation_time")
-    keys = {key for entry in log for key in entry if key.startswith("eval_") and not key.endswith(ends)}
+    keys = {key for entry in log for key in metric_keys(entry)}
     losses = ["loss", *sorted(key for key in keys if key.endswith("loss"))]
     panels = {"loss": losses} | ({"evaluation": rest} if (rest := sorted(keys - set(losses))) else {})
     figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import last_complete_checkpoint
-from .history import HISTORY_NAME, read_history
+from .history import HISTORY_NAME, metric_keys, read_history
 from .results import RESULTS_NAME, read_results
 
 
 STATE_NAME = "trainer_state.json"
-NOT_METRICS = ("_runtime", "_per_second", "_model_preparation_time")
 
 
 @dataclass
@@ -51,8 +50,7 @@ class Run:
         end = self.best_step if self.arguments.get("load_best_model_at_end") else None
         found: dict[str, float] = {}
         for entry in [entry for entry in self.log if end is None or entry["step"] <= end]:
-            names = [key for key in entry if key.startswith("eval_") and not key.endswith(NOT_METRICS)]
-            found |= {key: entry[key] for key in names if entry[key] is not None}
+            found |= {key: entry[key] for key in metric_keys(entry) if entry[key] is not None}
         return found
 
     @property

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "data": set(),
     "metrics": set(),
     "parser": {"config"},
-    "plots": set(),
+    "plots": {"history"},
     "optim.named": {"optim.sgd_snr"},
     "results": {"analysis", "checkpoints", "history"},
     "image_classification": {
