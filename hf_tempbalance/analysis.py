@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from .config import TempBalanceConfig
-from .cores import on_cores
 from .layers import Layer, describe, describe_layers, find_layers, mark_layers, unwrap
-from .powerlaw import fit_power_law
-from .spectra import squared_singular_values
+from .powerlaw import PowerLawFit, fit_power_laws
+from .spectra import InFloat64, MatrixStack, squared_singular_values
 from .weights import Weight, as_stack
 
 
 # Eigenvalues of an n x n matrix against one multiplication of n x n matrices, in time: measured on CPUs, see
 # scripts/bench_distributed.py.
 EIGENVALUE_COST = 3.0
+# Where a tail starts below this share of the largest eigenvalue, errors of alpha come near 1e-4 in float32.
+RESOLUTION = 1000 * torch.finfo(torch.float32).eps
 # Weights of `analyze_weights` that are in memory together, so that their matrices are spread over the cores.
 BATCH_BYTES = 64 << 20
 
@@ -66,8 +67,7 @@ def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[L
     """
     config = config or TempBalanceConfig()
     layers, analysed = analysed_layers(model, config)
-    eigenvalues = eigenvalues_of(layers, dict.fromkeys(analysed, 0), 0, config)
-    return in_order(layers, spectra_of(layers, eigenvalues, config), config)
+    return in_order(layers, spectra_of(layers, dict.fromkeys(analysed, 0), 0, config))
 
 
 def analyze_weights(
@@ -87,15 +87,9 @@ def analyze_weights(
     if not any(layer.is_analysed for layer in layers):
         raise ValueError(f"There is nothing to analyse: {describe_layers(layers)}")
     for batch in _batches(layers):
-        analysed = [index for index, layer in enumerate(batch) if layer.is_analysed]
-        values = squared_singular_values([batch[index].weight.stack() for index in analysed], config.max_batch_bytes)
-        eigenvalues = on_cpu(dict(zip(analysed, values, strict=True)))
-        found = spectra_of(batch, eigenvalues, config)
-        for index, layer in enumerate(batch):
-            if index in found:
-                yield found[index], _scaled(layer, eigenvalues[index], config)
-            else:
-                yield _layer_spectrum(layer, None, config), None
+        stacks = {index: layer.weight.stack() for index, layer in enumerate(batch) if layer.is_analysed}
+        found = analyze_stacks(batch, stacks, config)
+        yield from (found.get(index) or (_layer_spectrum(layer), None) for index, layer in enumerate(batch))
 
 
 def _batches(layers: list[Layer]) -> Iterator[list[Layer]]:
@@ -131,31 +125,29 @@ def layer_options(config: TempBalanceConfig) -> dict[str, Any]:
     }
 
 
-def eigenvalues_of(
+def spectra_of(
     layers: list[Layer], owners: dict[int, int], rank: int, config: TempBalanceConfig
-) -> dict[int, Tensor]:
-    """Position -> eigenvalues, on the CPU in float64, of the layers that this rank owns.
+) -> dict[int, LayerSpectrum]:
+    """Position -> spectrum of the layers that this rank owns.
 
     Every rank has to call it where a layer is sharded: in each round one for every rank is gathered, kept by its owner
     alone, and then all ranks compute at the same time.
     """
     mine = [index for index in owners if owners[index] == rank and not layers[index].weight.is_sharded]
-    eigenvalues, failure = {}, None
+    found, failure = {}, None
     try:
-        found = squared_singular_values([layers[index].weight.stack() for index in mine], config.max_batch_bytes)
-        eigenvalues = dict(zip(mine, found, strict=True))
+        found = analyze_stacks(layers, {index: layers[index].weight.stack() for index in mine}, config)
     except Exception as error:  # noqa: BLE001  the other ranks need this one to gather the rest
         failure = error
     for index, whole in gathered(layers, owners, rank):
         if failure is None:
             try:
-                stack = as_stack(whole, layers[index].kind)
-                eigenvalues[index] = squared_singular_values([stack], config.max_batch_bytes)[0]
+                found |= analyze_stacks(layers, {index: as_stack(whole, layers[index].kind)}, config)
             except Exception as error:  # noqa: BLE001  as above
                 failure = error
     if failure is not None:
         raise failure
-    return on_cpu(eigenvalues)
+    return {index: spectrum for index, (spectrum, _) in found.items()}
 
 
 def gathered(layers: list[Layer], owners: dict[int, int], rank: int) -> Iterator[tuple[int, Tensor]]:
@@ -174,14 +166,9 @@ def gathered(layers: list[Layer], owners: dict[int, int], rank: int) -> Iterator
             yield kept
 
 
-def on_cpu(eigenvalues: dict[int, Tensor]) -> dict[int, Tensor]:
-    """In float64 on the CPU: they are few, one copy is one synchronisation, and not every accelerator has float64."""
-    return {index: values.cpu().double() for index, values in eigenvalues.items()}
-
-
-def in_order(layers: list[Layer], found: dict[int, LayerSpectrum], config: TempBalanceConfig) -> list[LayerSpectrum]:
+def in_order(layers: list[Layer], found: dict[int, LayerSpectrum]) -> list[LayerSpectrum]:
     """Of every layer; without numbers where none were found."""
-    return [found.get(index) or _layer_spectrum(layer, None, config) for index, layer in enumerate(layers)]
+    return [found.get(index) or _layer_spectrum(layer) for index, layer in enumerate(layers)]
 
 
 def cost_of(layer: Layer) -> float:
@@ -195,24 +182,56 @@ def decomposition_cost(count: int, rows: int, columns: int) -> float:
     return count * side**2 * (length + EIGENVALUE_COST * side)
 
 
-def spectra_of(
-    layers: list[Layer], eigenvalues: dict[int, Tensor], config: TempBalanceConfig
-) -> dict[int, LayerSpectrum]:
-    """Fits and norms of the layers whose eigenvalues are given, by position."""
-    found = on_cores(lambda index: _layer_spectrum(layers[index], eigenvalues[index], config), list(eigenvalues))
-    return dict(zip(eigenvalues, found, strict=True))
+def analyze_stacks(
+    layers: list[Layer], stacks: Mapping[int, MatrixStack], config: TempBalanceConfig
+) -> dict[int, tuple[LayerSpectrum, Tensor]]:
+    """Position -> spectrum and ascending eigenvalues (float64, on the CPU, scaled) of the layers with these matrices.
+
+    In float64 where float32 can't tell where the tail starts.
+    """
+    found = _analyze(layers, stacks, config)
+    unclear = [index for index in stacks if not _is_resolved(found[index][0], stacks[index])]
+    return found | _analyze(layers, {index: InFloat64(stacks[index]) for index in unclear}, config)
 
 
-def _layer_spectrum(layer: Layer, eigenvalues: Tensor | None, config: TempBalanceConfig) -> LayerSpectrum:
+def _is_resolved(spectrum: LayerSpectrum, stack: MatrixStack) -> bool:
+    """Whether the eigenvalue at which the tail starts stands above the rounding error, which the largest one sets."""
+    if stack.dtype == torch.float64 or not 0 < spectrum.spectral_norm < math.inf:
+        return True
+    return spectrum.xmin >= RESOLUTION * spectrum.spectral_norm
+
+
+def _analyze(
+    layers: list[Layer], stacks: Mapping[int, MatrixStack], config: TempBalanceConfig
+) -> dict[int, tuple[LayerSpectrum, Tensor]]:
+    found = squared_singular_values(list(stacks.values()), config.max_batch_bytes)
+    # Few numbers: one copy is one synchronisation, and not every accelerator has float64.
+    eigenvalues = {index: values.cpu().double() for index, values in zip(stacks, found, strict=True)}
+    scaled = {index: _scaled(layers[index], values, config) for index, values in eigenvalues.items()}
+    fits = _fits(scaled, config)
+    return {index: (_layer_spectrum(layers[index], scaled[index], fits.get(index)), scaled[index]) for index in scaled}
+
+
+def _fits(scaled: dict[int, Tensor], config: TempBalanceConfig) -> dict[int, PowerLawFit]:
+    """Position -> fit of the spectra with two eigenvalues or more."""
+    tails = {}
+    for index, values in scaled.items():
+        if config.filter_zeros and (values > config.zero_threshold).any():
+            values = values[values > config.zero_threshold]
+        if values.numel() >= 2:
+            tails[index] = values
+    fits = fit_power_laws(list(tails.values()), fit=config.fit, xmin_pos=config.xmin_pos, bins=config.bins)
+    return dict(zip(tails, fits, strict=True))
+
+
+def _layer_spectrum(
+    layer: Layer, eigenvalues: Tensor | None = None, fitted: PowerLawFit | None = None
+) -> LayerSpectrum:
+    """What is said of one layer with these (scaled) eigenvalues; NaN where there are none."""
     if eigenvalues is None or eigenvalues.numel() == 0:
         eigenvalues = torch.full((1,), torch.nan, dtype=torch.float64)
-    eigenvalues = _scaled(layer, eigenvalues, config)
-    tail_of = eigenvalues
-    if config.filter_zeros and (eigenvalues > config.zero_threshold).any():
-        tail_of = eigenvalues[eigenvalues > config.zero_threshold]
     alpha = xmin = distance = math.nan
-    if tail_of.numel() >= 2:
-        fitted = fit_power_law(tail_of, fit=config.fit, xmin_pos=config.xmin_pos, bins=config.bins)
+    if fitted is not None:
         alpha, xmin, distance = fitted.alpha.item(), fitted.xmin.item(), fitted.D.item()
     largest, total = eigenvalues[-1].item(), eigenvalues.sum().item()
     return LayerSpectrum(

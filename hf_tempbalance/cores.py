@@ -17,8 +17,7 @@ def on_cores(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Res
     """``function`` of every job, in order, as many at a time as torch has threads.
 
     For many small problems: measured on 2 cores, decompositions of matrices with a side up to 512 are 1.9 times faster
-    this way than with LAPACK's own threads. Power-law fits gain nothing, since most of their time goes into starting
-    small operations; but a job's result does not depend on the number of cores, since it has one.
+    this way than with LAPACK's own threads. A job's result does not depend on the number of cores, since it has one.
     """
     threads = torch.get_num_threads()
     if min(threads, len(jobs)) < 2:

@@ -14,17 +14,15 @@ from torch import Tensor, nn
 from .analysis import (
     LayerSpectrum,
     analysed_layers,
+    analyze_stacks,
     cost_of,
-    eigenvalues_of,
     gathered,
     in_order,
-    on_cpu,
     spectra_of,
 )
 from .config import TempBalanceConfig
 from .distributed import exchange, rank_and_size, share_out
 from .history import finite, with_nan
-from .spectra import squared_singular_values
 from .unchanged import Unchanged
 from .weights import as_stack
 
@@ -96,11 +94,10 @@ class Look:
             return
         try:
             if self._copies is None:
-                eigenvalues = eigenvalues_of(self.layers, self.owners, self.rank, self.config)
+                self.mine = spectra_of(self.layers, self.owners, self.rank, self.config)
             else:
-                values = squared_singular_values(list(self._copies.values()), self.config.max_batch_bytes)
-                eigenvalues = on_cpu(dict(zip(self._copies, values, strict=True)))
-            self.mine = spectra_of(self.layers, eigenvalues, self.config)
+                found = analyze_stacks(self.layers, self._copies, self.config)
+                self.mine = {index: spectrum for index, (spectrum, _) in found.items()}
         except Exception as error:  # noqa: BLE001
             self.failure = error
         self._copies = None
@@ -114,7 +111,7 @@ class Look:
         else:
             self._exchange()
         self.unchanged.keep((self.layers[index].weight, self.found[index]) for index in self.analysed)
-        return in_order(self.layers, self.found, self.config)
+        return in_order(self.layers, self.found)
 
     def _exchange(self) -> None:
         failure = None if self.failure is None else f"{type(self.failure).__name__}: {self.failure}"

@@ -1,8 +1,10 @@
-"""From ascending eigenvalues to a power-law fit: ``alpha``, ``xmin`` and ``D``. No Python loop over a spectrum."""
+"""From ascending eigenvalues to a power-law fit: ``alpha``, ``xmin`` and ``D``. All spectra in one pass."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,8 +13,9 @@ from torch import Tensor
 from .config import Fit
 
 
-# Candidates x positions that a scan holds at once: 2^20 float64 numbers are 8 MiB.
-BLOCK_ELEMENTS = 1 << 20
+# Numbers of spectra that are fitted together, and candidates x positions that a scan holds at once: 1 MiB of float64,
+# which stays in a core's cache.
+BLOCK_ELEMENTS = 1 << 17
 
 
 class PowerLawFit(NamedTuple):
@@ -70,110 +73,141 @@ def fit_power_law(eigenvalues: Tensor, *, fit: Fit = "median", xmin_pos: float =
         raise ValueError(f"a power law needs at least 2 eigenvalues, not {eigenvalues.shape[-1]}.")
     if not xmin_pos > 1:
         raise ValueError(f"xmin_pos={xmin_pos} is not allowed: it must be a number above 1.")
-    if fit == "median":
-        return _fit_at(eigenvalues, int(eigenvalues.shape[-1] / xmin_pos))
-    candidates = {"goodness-of-fit": _all_starts, "fix-finger": _starts_below_peak, "xmin-peak": _starts_at_peak}[fit]
     spectra = eigenvalues.reshape(-1, eigenvalues.shape[-1])
-    results = [_scan(spectrum, candidates(spectrum, bins), fit) for spectrum in spectra]
-    return PowerLawFit(*(torch.stack(column).reshape(eigenvalues.shape[:-1]) for column in zip(*results, strict=True)))
+    fits = fit_power_laws(list(spectra), fit=fit, xmin_pos=xmin_pos, bins=bins)
+    return PowerLawFit(*(torch.stack(column).reshape(eigenvalues.shape[:-1]) for column in zip(*fits, strict=True)))
 
 
-def _fit_at(eigenvalues: Tensor, start: int) -> PowerLawFit:
-    """The fit of every spectrum (..., N) with its tail starting at one index."""
-    tail = eigenvalues[..., start:]
-    log_ratio = tail.log() - tail[..., :1].log()
-    n = tail.shape[-1]
-    alpha = 1 + n / log_ratio.sum(-1)
-    alpha = alpha.where(torch.isfinite(eigenvalues).all(-1), torch.nan)
-    rank = torch.arange(n, device=tail.device, dtype=tail.dtype) / n
-    distance = (1 - torch.exp((1 - alpha.unsqueeze(-1)) * log_ratio) - rank).abs().amax(-1)
-    return PowerLawFit(alpha, tail[..., 0], distance, torch.full(alpha.shape, start, device=tail.device))
+def fit_power_laws(
+    spectra: Sequence[Tensor], *, fit: Fit = "median", xmin_pos: float = 2.0, bins: int = 100
+) -> list[PowerLawFit]:
+    """As `fit_power_law` for spectra of any lengths (N,), one dtype and one device: a model's in a few passes."""
+    found: dict[int, PowerLawFit] = {}
+    for batch in _batches([len(spectrum) for spectrum in spectra]):
+        sizes = torch.tensor([len(spectra[index]) for index in batch], device=spectra[batch[0]].device)
+        values = torch.stack([_right_aligned(spectra[index], int(sizes.max())) for index in batch])
+        fitted = _fit(values, sizes, fit, xmin_pos, bins)
+        found |= {index: PowerLawFit(*fields) for index, *fields in zip(batch, *fitted, strict=True)}
+    return [found[index] for index in range(len(spectra))]
 
 
-def _all_starts(eigenvalues: Tensor, bins: int) -> Tensor:
-    return torch.ones_like(eigenvalues[:-1], dtype=torch.bool)
+def _batches(sizes: list[int]) -> Iterator[list[int]]:
+    """Positions of spectra that are fitted together: lengths that differ by less than a factor of two."""
+    similar: dict[int, list[int]] = defaultdict(list)
+    for index, size in enumerate(sizes):
+        similar[size.bit_length()].append(index)
+    for group in similar.values():
+        count = max(BLOCK_ELEMENTS // max(sizes[index] for index in group), 1)
+        yield from (group[start : start + count] for start in range(0, len(group), count))
 
 
-def _starts_below_peak(eigenvalues: Tensor, bins: int) -> Tensor:
-    peak = _histogram_peak(eigenvalues, bins)
-    return (eigenvalues[:-1] >= torch.log10(0.95 * peak)) & (eigenvalues[:-1] <= 1.5 * peak)
+def _right_aligned(spectrum: Tensor, width: int) -> Tensor:
+    """The largest value last. What is in front is of no tail, whatever it is."""
+    return torch.nn.functional.pad(spectrum, (width - len(spectrum), 0), value=1.0)
 
 
-def _starts_at_peak(eigenvalues: Tensor, bins: int) -> Tensor:
-    peak = _histogram_peak(eigenvalues, bins)
-    return (eigenvalues[:-1] >= 0.95 * peak) & (eigenvalues[:-1] <= 1.5 * peak)
+def _fit(values: Tensor, sizes: Tensor, fit: Fit, xmin_pos: float, bins: int) -> PowerLawFit:
+    """The fit of every row (L, N), whose first N - size values are padding."""
+    rows, width = torch.arange(len(values), device=values.device), values.shape[1]
+    positions = torch.arange(width, device=values.device)
+    first = width - sizes
+    is_real = positions >= first.unsqueeze(1)
+    is_finite = (torch.isfinite(values) | ~is_real).all(1)
+    logs = values.log()
+    # Relative to the largest value: the same ratios, without cancellation between large sums.
+    relative = (logs - logs[:, -1:]).where(is_finite.unsqueeze(1), torch.nan)
+    n = width - positions
+    alpha = 1 + n / (relative.flip(1).cumsum(1).flip(1) - n * relative)
+    if fit == "median":
+        start = first + (sizes / xmin_pos).long()
+        distance = _distances(relative, alpha, rows, start, positions)
+        chosen = alpha[rows, start]
+    else:
+        allowed = is_real & _candidates(values, is_real, fit, bins)
+        allowed[:, -1] = False  # a tail of one value has no exponent
+        start, distance = _scan(relative, alpha, allowed)
+        start = start.where(distance < 1, first)
+        chosen = alpha[rows, start]
+        # What was never evaluated: see fit_power_law.
+        nothing = (distance == 1) & ~allowed[rows, first]
+        chosen = chosen.where(~nothing, torch.nan)
+        if fit == "fix-finger":
+            chosen = chosen.where(~(nothing & torch.isfinite(logs[:, -1])), 0.0)
+    return PowerLawFit(chosen, values[rows, start], distance, start - first)
 
 
-def _histogram_peak(eigenvalues: Tensor, bins: int) -> Tensor:
-    """Left edge of the fullest (the first fullest) of ``bins`` equal bins over log10 of the positive eigenvalues."""
+def _candidates(values: Tensor, is_real: Tensor, fit: Fit, bins: int) -> Tensor:
+    """Where a tail may start, (L, N)."""
+    if fit == "goodness-of-fit":
+        return torch.ones_like(is_real)
+    peak = _histogram_peaks(values, is_real, bins).unsqueeze(1)
+    lowest = torch.log10(0.95 * peak) if fit == "fix-finger" else 0.95 * peak
+    return (values >= lowest) & (values <= 1.5 * peak)
+
+
+def _histogram_peaks(values: Tensor, is_real: Tensor, bins: int) -> Tensor:
+    """Left edge of the fullest (the first fullest) of ``bins`` equal bins over log10 of the positive values; (L,)."""
     # The reference fails on zeros here (log10(0) = -inf); they are left out of the histogram.
-    logs = eigenvalues[(eigenvalues > 0) & torch.isfinite(eigenvalues)].log10()
-    if logs.numel() == 0:
-        return eigenvalues.new_tensor(torch.nan)
-    low, width = logs.min(), logs.max() - logs.min()
-    if width == 0:
-        return 10**low
-    bin_of = ((logs - low) / width * bins).long().clamp(max=bins - 1)  # the largest value belongs to the last bin
-    fullest = torch.bincount(bin_of, minlength=bins).argmax()
-    return 10 ** (low + width * fullest / bins)
+    counted = is_real & (values > 0) & torch.isfinite(values)
+    logs = values.log10()
+    low = logs.where(counted, torch.inf).amin(1, keepdim=True)
+    width = logs.where(counted, -torch.inf).amax(1, keepdim=True) - low
+    bin_of = ((logs - low) / width * bins).where(counted & (width > 0), 0)
+    bin_of = bin_of.long().clamp(max=bins - 1)  # the largest value belongs to the last bin
+    counts = counted.new_zeros((len(values), bins), dtype=torch.int64).scatter_add_(1, bin_of, counted.long())
+    edge = 10 ** (low + width.clamp(min=0) * counts.argmax(1, keepdim=True) / bins)
+    return edge.where(counted.any(1, keepdim=True), torch.nan).squeeze(1)
 
 
-def _scan(eigenvalues: Tensor, allowed: Tensor, fit: Fit) -> PowerLawFit:
-    """The allowed start with the smallest D in one spectrum (N,); ``allowed`` has shape (N-1,).
+def _scan(relative: Tensor, alpha: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row the allowed start with the smallest D, and that D; 1 where there is none below. (L,) each.
 
     Exact, but without evaluating all N^2/2 terms: the maximum over some positions j is a lower bound of D. A coarse
-    pass over all candidates, then finer ones over those whose bound does not exceed the best D known so far.
+    pass over all candidates, then a finer one over those whose bound does not exceed the best D known so far.
     """
-    num = eigenvalues.shape[0]
-    logs = eigenvalues.log()
-    # Relative to the largest value: the same ratios, without cancellation between large sums.
-    relative = logs - logs[-1]
-    starts = torch.arange(num - 1, device=eigenvalues.device)
-    n = num - starts
-    tail_sum = relative.flip(0).cumsum(0).flip(0)[:-1]
-    alpha = 1 + n / (tail_sum - n * relative[:-1])
-    survivors = starts[allowed & (alpha > 1) & torch.isfinite(alpha)]
-    best = starts.new_zeros(())
-    distance = alpha.new_ones(())
-    for count in (64, 512):
-        if survivors.numel() > count:
-            bounds = _distances(relative, alpha, survivors, _positions(num, count, starts.device))
-            # The best bound of each of 64 ranges: short tails have low bounds that say little.
-            ranges = bounds.tensor_split(64)
-            offsets = torch.arange(len(bounds), device=bounds.device).tensor_split(64)
-            promising = torch.stack([o[r.argmin()] for o, r in zip(offsets, ranges, strict=True) if r.numel()])
-            known = _distances(relative, alpha, survivors[promising], _positions(num, num, starts.device)).min()
+    num, width = relative.shape
+    everywhere = torch.arange(width, device=relative.device)
+    rows, starts = (allowed & (alpha > 1) & torch.isfinite(alpha)).nonzero(as_tuple=True)
+    for count, ranges in ((64, 16), (512, 8)):
+        if count < width:
+            bounds = _distances(relative, alpha, rows, starts, _positions(width, count, relative.device))
+            # The best bound of each of some ranges: short tails have low bounds that say little.
+            size = math.ceil(width / ranges)
+            table = _table(rows, starts, bounds, (num, ranges * size)).view(num, ranges, size)
+            smallest, offset = table.min(2)
+            promising, part = torch.isfinite(smallest).nonzero(as_tuple=True)
+            known = _distances(relative, alpha, promising, part * size + offset[promising, part], everywhere)
+            known = _table(promising, part, known, (num, ranges)).amin(1)
             # A rounding error's slack: the same term may differ in its last bit between two passes.
-            survivors = survivors[bounds <= known * (1 + 1e-6)]
-    if survivors.numel():
-        exact = _distances(relative, alpha, survivors, _positions(num, num, starts.device))
-        if exact.min() < 1:
-            best, distance = survivors[exact.argmin()], exact.min()
-    chosen = alpha[best]
-    if distance == 1 and not allowed[0]:
-        never_evaluated = fit == "fix-finger" and bool(torch.isfinite(logs[-1]))
-        chosen = alpha.new_tensor(0.0 if never_evaluated else torch.nan)
-    return PowerLawFit(chosen, eigenvalues[best], distance, best)
+            keep = bounds <= known[rows] * (1 + 1e-6)
+            rows, starts = rows[keep], starts[keep]
+    exact = _distances(relative, alpha, rows, starts, everywhere)
+    distance, start = _table(rows, starts, exact, (num, width)).min(1)
+    return start, distance.clamp(max=1)
 
 
-def _positions(num: int, count: int, device: torch.device) -> Tensor:
-    """About ``count`` of the positions 0 ... num-1, half of them evenly spaced, half denser towards the largest."""
-    if count >= num:
-        return torch.arange(num, device=device)
-    even = torch.linspace(0, num - 1, count // 2, device=device)
-    dense = num - torch.logspace(0, math.log10(num), count // 2, device=device)
-    return torch.cat([even, dense]).long().clamp(0, num - 1).unique()
+def _table(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Values at their places, infinity elsewhere."""
+    return values.new_full(shape, torch.inf).index_put_((rows, columns), values)
 
 
-def _distances(relative: Tensor, alpha: Tensor, starts: Tensor, positions: Tensor) -> Tensor:
-    """max over the positions j >= i of |1 - (x[j]/x[i])^(1-alpha(i)) - (j-i)/n|, for each start i in (K,)."""
-    rows = max(BLOCK_ELEMENTS // positions.numel(), 1)
-    return torch.cat([_block(relative, alpha, block.unsqueeze(1), positions) for block in starts.split(rows)])
+def _positions(width: int, count: int, device: torch.device) -> Tensor:
+    """About ``count`` of the positions 0 ... width-1, half of them evenly spaced, half denser towards the largest."""
+    even = torch.linspace(0, width - 1, count // 2, device=device)
+    dense = width - torch.logspace(0, math.log10(width), count // 2, device=device)
+    return torch.cat([even, dense]).long().clamp(0, width - 1).unique()
 
 
-def _block(relative: Tensor, alpha: Tensor, starts: Tensor, positions: Tensor) -> Tensor:
-    """The same for starts (K, 1) and positions (M,); positions below a start belong to no tail."""
-    terms = relative[positions] - relative[starts]
-    terms = terms.mul_(1 - alpha[starts]).exp_().neg_().add_(1)
-    terms = terms.sub_((positions - starts) / (relative.shape[0] - starts)).abs_()
-    return terms.masked_fill_(positions < starts, 0).amax(1)
+def _distances(relative: Tensor, alpha: Tensor, rows: Tensor, starts: Tensor, positions: Tensor) -> Tensor:
+    """max over the positions j >= i of |1 - (x[j]/x[i])^(1-alpha(i)) - (j-i)/n|, for each row and start i in (K,)."""
+    size = max(BLOCK_ELEMENTS // len(positions), 1)
+    sampled = relative[:, positions]
+    left = (relative.shape[1] - positions).to(relative.dtype)  # n - (j - i): the values of the tail from j on
+    blocks = []
+    for row, start in zip(rows.split(size), starts.split(size), strict=True):
+        index = (row, start)
+        terms = sampled[row].sub_(relative[index].unsqueeze(1))
+        terms = terms.mul_((1 - alpha[index]).unsqueeze(1)).exp_()
+        terms = terms.sub_(left / (relative.shape[1] - start).unsqueeze(1)).abs_()
+        blocks.append(terms.masked_fill_(positions < start.unsqueeze(1), 0).amax(1))
+    return torch.cat(blocks)

@@ -2,6 +2,7 @@
 
     python scripts/bench.py analysis                       # every model, against a plain loop and WeightWatcher
     python scripts/bench.py analysis --model ResNet18 --fit goodness-of-fit --rounds 7
+    python scripts/bench.py solvers                        # eigenvalues by side and solver
     python scripts/bench.py memory                         # of a look, and of a file of 1 GB
     python scripts/bench.py start                          # import and --help
     python scripts/bench.py step                           # an optimizer step with layer-wise rates
@@ -26,6 +27,7 @@ from typing import Any
 from benchmarks.models import MODELS
 from benchmarks.race import race, ratio
 from benchmarks.scale import scale
+from benchmarks.solvers import solvers
 from benchmarks.update import update
 
 from hf_tempbalance.parser import run
@@ -129,7 +131,16 @@ def step(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
-PARTS = {"analysis": analysis, "memory": memory, "start": start, "step": step, "update": update, "scale": scale}
+PARTS = {
+    "analysis": analysis,
+    "solvers": solvers,
+    "memory": memory,
+    "start": start,
+    "step": step,
+    "update": update,
+    "scale": scale,
+}
+
 
 if __name__ == "__main__":
     run(main)

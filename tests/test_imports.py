@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "powerlaw": {"config"},
     "layers": {"config", "weights"},
     "mapping": {"config"},
-    "analysis": {"config", "cores", "layers", "powerlaw", "spectra", "weights"},
-    "look": {"analysis", "config", "distributed", "history", "spectra", "unchanged", "weights"},
+    "analysis": {"config", "layers", "powerlaw", "spectra", "weights"},
+    "look": {"analysis", "config", "distributed", "history", "unchanged", "weights"},
     "balancer": {
         "analysis",
         "config",

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import reference
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import ConvNet, mlp
 from torch import nn
 
-from hf_tempbalance import LayerSpectrum, TempBalanceConfig, analyze
+from hf_tempbalance import LayerSpectrum, TempBalanceConfig, analysis, analyze
 from hf_tempbalance.config import Fit, Metric
 
 
@@ -66,6 +68,36 @@ def test_half_precision_weights_are_analysed():
     model = mlp(64, 64, 64)
     full = [s.alpha for s in analyze(model)]
     assert [s.alpha for s in analyze(model.bfloat16())] == pytest.approx(full, rel=0.01)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), condition=st.floats(1, 7), fit=st.sampled_from(get_args(Fit)))
+def test_alpha_is_that_of_float64_however_far_the_largest_eigenvalue_is_from_the_tail(seed, condition, fit):
+    """An outlier 10^condition above the bulk: float32's rounding error grows with it."""
+    torch.manual_seed(seed)
+    model = mlp(64, 96, 64)
+    with torch.no_grad():
+        for layer in model.children():
+            layer.weight.copy_(torch.randn(layer.weight.shape))
+            layer.weight += 10 ** (condition / 2) * torch.randn(len(layer.weight), 1) / 64**0.5
+    config = TempBalanceConfig(fit=fit)
+    found, exact = analyze(model, config), analyze(model.double(), config)
+    assert [s.alpha for s in found] == pytest.approx([s.alpha for s in exact], rel=1e-4, nan_ok=True)
+
+
+def test_only_the_layers_that_float32_can_not_resolve_are_decomposed_twice(monkeypatch):
+    model = mlp(64, 64, 64, 64)
+    with torch.no_grad():
+        model.fc1.weight += 1000
+    original, asked = analysis.squared_singular_values, []
+
+    def spy(stacks, *arguments):
+        asked.append([stack.dtype for stack in stacks])
+        return original(stacks, *arguments)
+
+    monkeypatch.setattr(analysis, "squared_singular_values", spy)
+    analyze(model)
+    assert asked == [[torch.float32] * 3, [torch.float64]]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -88,21 +88,21 @@ def test_a_look_that_is_not_finished_is_waited_for_and_the_wait_is_known(monkeyp
     _, balancer, step = training(model)
     balancer.rebalance()
     begun, allowed = threading.Event(), threading.Event()
-    original = look.squared_singular_values
+    original = analysis.squared_singular_values
 
     def slow(*arguments):
         begun.set()
         assert allowed.wait(20)
         return original(*arguments)
 
-    monkeypatch.setattr(look, "squared_singular_values", slow)
+    monkeypatch.setattr(analysis, "squared_singular_values", slow)
     balancer.rebalance()
     for _ in range(STEPS):
         step()
     assert begun.wait(20) and balancer.pending.background is not None
-    threading.Timer(0.3, allowed.set).start()
+    threading.Timer(1, allowed.set).start()
     step()
-    assert balancer.overlapped.waited > 0.2
+    assert balancer.overlapped.waited > 0.1
 
 
 def test_the_copy_keeps_precision_and_only_what_is_analysed(monkeypatch):
@@ -196,12 +196,11 @@ def test_what_goes_wrong_beside_training_is_raised_when_the_result_is_due(monkey
     def fail(*arguments):
         raise RuntimeError("no memory left")
 
-    monkeypatch.setattr(look, "squared_singular_values", fail)
+    monkeypatch.setattr(analysis, "squared_singular_values", fail)
     balancer.rebalance()
     with pytest.raises(RuntimeError, match="no memory left"):
         for _ in range(STEPS + 1):
             step()
-    assert analysis.squared_singular_values is not fail
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_tempbalance import powerlaw
 from hf_tempbalance.config import Fit
-from hf_tempbalance.powerlaw import fit_power_law
+from hf_tempbalance.powerlaw import fit_power_law, fit_power_laws
 
 
 FITS = get_args(Fit)
@@ -107,6 +108,22 @@ def test_spectra_in_a_batch_do_not_affect_each_other(fit):
         alone = fit_power_law(rows[row], fit=fit)
         assert batch.alpha[row] == alone.alpha and batch.D[row] == alone.D
     assert batch.alpha[2].isnan()
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_spectra_of_all_lengths_are_fitted_together_as_alone_in_blocks_of_any_size(fit, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    sizes = [2, 3, 60, 63, 64, 65, 100, 127, 128, 700, 1025, 1300, 64]
+    rows = [torch.rand(size, generator=generator, dtype=torch.float64).pow(-1.5).sort().values for size in sizes]
+    rows += [torch.zeros(70).double(), torch.full((90,), torch.nan).double(), torch.tensor(HYPERBOLA).double()]
+    for block in (1 << 17, 2000, 1):
+        monkeypatch.setattr(powerlaw, "BLOCK_ELEMENTS", block)
+        together = fit_power_laws(rows, fit=fit)
+        if block == 1 << 17:
+            alone = [fit_power_law(row, fit=fit) for row in rows]
+        for one, other in zip(together, alone, strict=True):
+            assert all(torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for a, b in zip(one, other, strict=True))
+    assert fit_power_laws([], fit=fit) == []
 
 
 @pytest.mark.parametrize("fit", FITS)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
+from benchmarks import solvers
 from benchmarks.race import Worker
 from benchmarks.scale import LLAMAS, RANKS, predict, shapes_of
 
@@ -70,6 +73,24 @@ def test_a_file_of_1_gb_takes_at_most_300_mb():
 def test_a_look_takes_at_most_the_largest_batch_of_gram_matrices_and_a_tenth():
     found = memory("ResNet18")
     assert found["extra"] < 1.1 * found["largest"]
+
+
+def test_the_fastest_solver_of_a_side_is_one_that_is_right(monkeypatch, capsys):
+    def wrong(gram):
+        return torch.zeros(gram.shape[:2])
+
+    def lacking(gram):
+        raise RuntimeError("this build lacks it")
+
+    monkeypatch.setattr(solvers, "SIDES", (32, 64))
+    monkeypatch.setattr(solvers, "ON_CPU", solvers.ON_CPU | {"wrong": wrong, "lacking": lacking})
+    rows = solvers.solvers(Namespace(device="cpu", rounds=2))
+    assert [row["side"] for row in rows] == [32, 64]
+    assert all(
+        len(row["seconds"]) == len(solvers.ON_CPU) - 2 and set(row["failed"]) == {"wrong", "lacking"} for row in rows
+    )
+    printed = capsys.readouterr().out
+    assert "lacking: this build lacks it" in printed and "wrong: its values are off by" in printed
 
 
 def test_the_prediction_is_the_load_of_the_rank_with_the_most_to_do():
