@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -84,21 +83,21 @@ def fit_power_laws(
     """As `fit_power_law` for spectra of any lengths (N,), one dtype and one device: a model's in a few passes."""
     found: dict[int, PowerLawFit] = {}
     for batch in _batches([len(spectrum) for spectrum in spectra]):
-        sizes = torch.tensor([len(spectra[index]) for index in batch], device=spectra[batch[0]].device)
-        values = torch.stack([_right_aligned(spectra[index], int(sizes.max())) for index in batch])
-        fitted = _fit(values, sizes, fit, xmin_pos, bins)
+        fitted = _fit([spectra[index] for index in batch], fit, xmin_pos, bins)
         found |= {index: PowerLawFit(*fields) for index, *fields in zip(batch, *fitted, strict=True)}
     return [found[index] for index in range(len(spectra))]
 
 
-def _batches(sizes: list[int]) -> Iterator[list[int]]:
-    """Positions of spectra that are fitted together: lengths that differ by less than a factor of two."""
-    similar: dict[int, list[int]] = defaultdict(list)
-    for index, size in enumerate(sizes):
-        similar[size.bit_length()].append(index)
-    for group in similar.values():
-        count = max(BLOCK_ELEMENTS // max(sizes[index] for index in group), 1)
-        yield from (group[start : start + count] for start in range(0, len(group), count))
+def _batches(sizes: list[int]) -> list[list[int]]:
+    """Positions of spectra that are fitted together, the longest first: no length is more than twice another."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        longest = sizes[batches[-1][0]] if batches else 0
+        if 2 * sizes[index] > longest > 0 and (len(batches[-1]) + 1) * longest <= BLOCK_ELEMENTS:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
 
 
 def _right_aligned(spectrum: Tensor, width: int) -> Tensor:
@@ -106,8 +105,10 @@ def _right_aligned(spectrum: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(spectrum, (width - len(spectrum), 0), value=1.0)
 
 
-def _fit(values: Tensor, sizes: Tensor, fit: Fit, xmin_pos: float, bins: int) -> PowerLawFit:
-    """The fit of every row (L, N), whose first N - size values are padding."""
+def _fit(spectra: list[Tensor], fit: Fit, xmin_pos: float, bins: int) -> PowerLawFit:
+    """Of some spectra, the longest first; each field (L,)."""
+    values = torch.stack([_right_aligned(spectrum, len(spectra[0])) for spectrum in spectra])
+    sizes = torch.tensor([len(spectrum) for spectrum in spectra], device=values.device)
     rows, width = torch.arange(len(values), device=values.device), values.shape[1]
     positions = torch.arange(width, device=values.device)
     first = width - sizes
@@ -119,7 +120,7 @@ def _fit(values: Tensor, sizes: Tensor, fit: Fit, xmin_pos: float, bins: int) ->
     n = width - positions
     alpha = 1 + n / (relative.flip(1).cumsum(1).flip(1) - n * relative)
     if fit == "median":
-        start = first + (sizes / xmin_pos).long()
+        start = first + torch.tensor([int(len(spectrum) / xmin_pos) for spectrum in spectra], device=values.device)
         distance = _distances(relative, alpha, rows, start, positions)
         chosen = alpha[rows, start]
     else:

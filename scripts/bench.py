@@ -1,5 +1,6 @@
 """What a look at the weights costs, as ratios to others in the same run. Each contender has a process of its own.
 
+    python scripts/bench.py                                # all parts, one after the other
     python scripts/bench.py analysis                       # every model, against a plain loop and WeightWatcher
     python scripts/bench.py analysis --model ResNet18 --fit goodness-of-fit --rounds 7
     python scripts/bench.py solvers                        # eigenvalues by side and solver
@@ -7,6 +8,7 @@
     python scripts/bench.py start                          # import and --help
     python scripts/bench.py step                           # an optimizer step with layer-wise rates
     python scripts/bench.py update                         # of a training: looks waited for, and beside it
+    python scripts/bench.py share --device cuda            # a look beside an epoch, or 100 steps of a Llama
     python scripts/bench.py scale                          # models of 1B to 405B on 1 to 1,024 ranks, predicted
 
 A ratio above 1 means that this package is faster: median of the rounds (smallest-largest). WeightWatcher needs
@@ -27,22 +29,23 @@ from typing import Any
 from benchmarks.models import MODELS
 from benchmarks.race import race, ratio
 from benchmarks.scale import scale
+from benchmarks.share import shares
 from benchmarks.solvers import solvers
 from benchmarks.update import update
 
 from hf_tempbalance.parser import run
 
 
-# The loop over xmin takes minutes for larger models; of Llama the loop is run on two blocks.
+# The loop over xmin takes minutes for larger models; of Llama two blocks are raced, and all if --model asks.
 GOODNESS = ["ResNet18"]
-MEDIAN = [name for name in MODELS if name != "Llama-1B"]
+WHOLE_LLAMA = "Llama-1B"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("part", choices=[*PARTS, "all"], nargs="?", default="all")
     choices = [*MODELS, "file of 1 GB"]
-    parser.add_argument("--model", choices=choices, nargs="+", help="analysis and memory: these models only")
+    parser.add_argument("--model", choices=choices, nargs="+", help="analysis, memory, share: these models only")
     parser.add_argument("--fit", choices=["median", "goodness-of-fit"], help="analysis: this fit only")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
     parser.add_argument("--device", default="cpu", help="where the weights are")
@@ -55,15 +58,18 @@ def main() -> None:
     if options.device.startswith("cuda"):
         machine["device"] = torch.cuda.get_device_name()
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
-    rows = PARTS[options.part](options)
+    rows = {}
+    for part in PARTS if options.part == "all" else [options.part]:
+        print(f"\n## {part}", flush=True)
+        rows[part] = PARTS[part](options)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps({"machine": machine} | rows, indent=2) + "\n", encoding="utf-8")
 
 
 def analysis(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Time of a look for each model and fit, and the error of alpha."""
-    jobs = [(name, "median", ["ours", "loop"]) for name in MEDIAN]
+    jobs = [(name, "median", ["ours", "loop"]) for name in MODELS if options.model or name != WHOLE_LLAMA]
     jobs += [(name, "goodness-of-fit", ["ours", "loop"]) for name in GOODNESS]
     jobs += [(name, "goodness-of-fit", ["ours, from a file", "WeightWatcher"]) for name in GOODNESS]
     jobs = [job for job in jobs if (not options.model or job[0] in options.model) and options.fit in (None, job[1])]
@@ -138,6 +144,7 @@ PARTS = {
     "start": start,
     "step": step,
     "update": update,
+    "share": shares,
     "scale": scale,
 }
 

@@ -53,6 +53,12 @@ def test_a_smaller_xmin_pos_puts_less_into_the_tail():
     assert fitted(SQUARES, xmin_pos=1.5) == (pytest.approx(3.477644, abs=1e-6), pytest.approx(0.192096, abs=1e-6), 40)
 
 
+@given(size=st.integers(2, 3000), xmin_pos=st.floats(1.001, 50))
+def test_the_median_fit_starts_at_N_over_xmin_pos(size, xmin_pos):
+    spectrum = torch.arange(1, size + 1, dtype=torch.float64)
+    assert fit_power_law(spectrum, xmin_pos=xmin_pos).index == int(size / xmin_pos)
+
+
 # Values over many orders of magnitude that differ in their first 8 digits: of two that differ in the last bit alone,
 # the difference of the logarithms is nothing but rounding, and so is the exponent. Sorted: a spectrum is ascending.
 digits = st.floats(1e-6, 1e6).map(lambda value: float(f"{value:.7e}"))

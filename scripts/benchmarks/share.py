@@ -1,0 +1,109 @@
+"""What a look costs beside the training it belongs to: an epoch of ResNet18, 100 steps of a Llama of 1B parameters."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.models import build
+from hf_tempbalance import analyze
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training between two looks.
+
+    Attributes:
+        model: of what is trained.
+        batch: makes inputs on a device.
+        loss: of the model on a batch.
+        steps: between two looks.
+        timed: steps that are measured; the rest takes as long.
+    """
+
+    model: Callable[[], nn.Module]
+    batch: Callable[[str], Tensor]
+    loss: Callable[[nn.Module, Tensor], Tensor]
+    steps: int
+    timed: int
+
+
+def llama_1b() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+    config = LlamaConfig(**sizes, num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=True, use_cache=False)
+    return LlamaForCausalLM(config)
+
+
+def resnet_loss(model: nn.Module, images: Tensor) -> Tensor:
+    labels = torch.arange(len(images), device=images.device) % 100
+    return nn.functional.cross_entropy(model(images), labels)
+
+
+TRAININGS = {
+    "ResNet18": Training(
+        lambda: build("ResNet18").to(memory_format=torch.channels_last),
+        lambda device: torch.randn(128, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last),
+        resnet_loss,
+        steps=50_000 // 128,
+        timed=100,
+    ),
+    "Llama-1B": Training(
+        llama_1b,
+        lambda device: torch.randint(128256, (8, 1024), device=device),
+        lambda model, tokens: model(input_ids=tokens, labels=tokens).loss,
+        steps=100,
+        timed=20,
+    ),
+}
+
+
+def shares(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds of a look, and of the training between two: bf16 on an accelerator, float32 and ResNet18 on a CPU."""
+    names = options.model or (["ResNet18"] if options.device == "cpu" else list(TRAININGS))
+    rows = []
+    for name in filter(TRAININGS.__contains__, names):
+        row = measure(TRAININGS[name], options.device, options.rounds)
+        look, step = statistics.median(row["look"]), statistics.median(row["step"])
+        steps = TRAININGS[name].steps
+        share = look / (steps * step)
+        print(f"{name:10} a look {look:.3f} s, {steps} steps of {1e3 * step:.1f} ms: {share:.2%}", flush=True)
+        rows.append({"model": name, "steps": steps, "share": share, **row})
+    return rows
+
+
+def measure(training: Training, device: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of looks and of single steps, in turn."""
+    model, batch = training.model().to(device).train(), training.batch(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    timed = training.timed if device != "cpu" else 2
+
+    def steps() -> None:
+        for _ in range(timed):
+            optimizer.zero_grad()
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device != "cpu"):
+                loss = training.loss(model, batch)
+            loss.backward()
+            optimizer.step()
+
+    def seconds(function: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        function()
+        if device != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter() - start
+
+    seconds(steps), seconds(lambda: analyze(model))  # memory is allocated, kernels are chosen
+    found: dict[str, list[float]] = {"look": [], "step": []}
+    for _ in range(rounds):
+        found["step"].append(seconds(steps) / timed)
+        found["look"].append(seconds(lambda: analyze(model)))
+    return found
