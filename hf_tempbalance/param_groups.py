@@ -38,7 +38,8 @@ class VirtualGroups:
             some optimizers look their state up by a group's position. A group that `LayerGroups` made has its layer
             in it, and DeepSpeed ZeRO keeps flat parts of parameters in such groups.
         multiplier_of: layer name or None -> multiplier, a Python float.
-        before_step: called at the beginning of every step.
+        before_step: called at the beginning of every step; of DeepSpeed ZeRO's, which steps the torch optimizer once
+            for each group, also of those that it skips because a gradient overflowed.
     """
 
     def __init__(
@@ -48,18 +49,20 @@ class VirtualGroups:
         multiplier_of: Callable[[str | None], float],
         before_step: Callable[[], None] = lambda: None,
     ) -> None:
-        if any(isinstance(getattr(level.step, "tempbalance", None), VirtualGroups) for level in _levels(optimizer)):
+        levels = _levels(optimizer)
+        if any(isinstance(getattr(level.step, "tempbalance", None), VirtualGroups) for level in levels):
             raise RuntimeError(
                 "This optimizer is balanced already, and multipliers would apply twice. Use one of "
                 "TempBalanceCallback, TempBalanceTrainer and TempBalancer, or call detach() on the first."
             )
-        self.optimizer = _levels(optimizer)[-1] if is_deepspeed(optimizer) else optimizer
+        self.optimizer = levels[-1] if is_deepspeed(optimizer) else optimizer
+        self._zero = next((level for level in levels[:-1] if type(level).__module__.startswith("deepspeed")), None)
         self.layer_of = layer_of
         self.multiplier_of = multiplier_of
         self.before_step = before_step
         self._remembered: dict[tuple[int, ...], list[tuple[str | None, list[Tensor]]]] = {}
         # torch's own optimizers keep their state by parameter, so groups of one rate can be one group and one launch.
-        self._merges = type(_levels(optimizer)[-1]).__module__.startswith("torch.optim")
+        self._merges = type(levels[-1]).__module__.startswith("torch.optim")
         self._attach()
 
     def _attach(self) -> None:
@@ -77,6 +80,16 @@ class VirtualGroups:
         step._wrapped_by_lr_sched = True
         step.tempbalance = self
         self._step = self.optimizer.step = step
+        if self._zero is not None:
+            zero_step = self._zero.step
+
+            @functools.wraps(zero_step)
+            def announced(*args: Any, **kwargs: Any) -> Any:
+                if self._step is not None:
+                    self.before_step()
+                return zero_step(*args, **kwargs)
+
+            self._zero.step = announced
 
     def detach(self) -> None:
         """Take the wrapper off again. Harmless when it is off already."""
@@ -88,7 +101,8 @@ class VirtualGroups:
         self._step = None
 
     def _split_step(self, inner_step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self.before_step()
+        if self._zero is None:
+            self.before_step()
         groups = self.optimizer.param_groups
         originals = list(groups)
         split = [self._views(group) for group in originals]

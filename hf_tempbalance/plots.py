@@ -19,8 +19,14 @@ MAX_LABELLED = 40  # layers and cells beyond this go without their text
 
 
 def limits(histories: list[Looks], field: Literal["alpha", "multiplier"]) -> tuple[float, float]:
-    """Smallest and largest number of several runs, for heat maps that share one colour scale."""
-    values = np.concatenate([_values(looks, field).ravel() for looks in histories])
+    """Smallest and largest number of several runs, for heat maps that share one colour scale.
+
+    Of the layers that are tuned, if there are any: the head's alpha is often several times theirs, and on its scale
+    they would all look alike.
+    """
+    values = np.concatenate([_values(looks, field)[_is_tuned(looks)].ravel() for looks in histories])
+    if not np.isfinite(values).any():
+        values = np.concatenate([_values(looks, field).ravel() for looks in histories])
     values = values[np.isfinite(values)]
     return (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
 
@@ -40,7 +46,8 @@ def plot_layers(
         looks: of `read_history`, one at least.
         field: "alpha" or "multiplier".
         ax: where to draw; a new figure if None.
-        scale: numbers of the darkest and the lightest colour, from `limits`; those of these looks if None.
+        scale: numbers of the darkest and the lightest colour, from `limits`; those of these looks if None. Numbers
+            beyond are drawn in the nearest colour, and the colour bar has an arrow there.
     """
     names = [layer["name"] for layer in looks[0]["layers"]]
     values = _values(looks, field)
@@ -52,7 +59,9 @@ def plot_layers(
     ax.patch.set(hatch="////", edgecolor="0.75")
     shown = np.ma.masked_invalid(values)
     image = ax.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest", vmin=low, vmax=high)
-    ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02)
+    beyond = bool((shown < low).any()), bool((shown > high).any())
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
+    ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02, extend=extend)
     _label(ax, names, looks)
     ax.set_title(TITLES[field])
     if len(names) <= MAX_LABELLED and len(looks) <= 12:
@@ -241,8 +250,12 @@ def _values(looks: Looks, field: str) -> np.ndarray:
     """(layers, looks); NaN for the multiplier of a layer that keeps the schedule's rate."""
     values = np.array([[layer[field] for layer in look["layers"]] for look in looks], dtype=float).T
     if field == "multiplier":
-        values[[layer["excluded_by"] is not None for layer in looks[0]["layers"]]] = np.nan
+        values[~_is_tuned(looks)] = np.nan
     return values
+
+
+def _is_tuned(looks: Looks) -> np.ndarray:
+    return np.array([layer["excluded_by"] is None for layer in looks[0]["layers"]])
 
 
 def _label(ax: Axes, names: list[str], looks: Looks) -> None:

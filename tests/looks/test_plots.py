@@ -95,6 +95,19 @@ def test_several_runs_share_a_colour_scale():
         assert ax.images[0].get_clim() == (low, high)
 
 
+def test_an_excluded_layer_does_not_take_the_colours_from_the_tuned_ones():
+    history = looks(6, 2)
+    for look in history:
+        look["layers"][0]["alpha"] = 50.0
+    figure = plots.plot_layers(history, "alpha")
+    ax, bar = figure.axes
+    assert ax.images[0].get_clim() == plots.limits([history], "alpha") and plots.limits([history], "alpha")[1] < 50
+    assert bar._colorbar.extend == "max"  # the arrow
+    for layer in (layer for look in history for layer in look["layers"]):
+        layer["excluded_by"] = "first"
+    assert plots.limits([history], "alpha")[1] == 50.0
+
+
 def test_numbers_that_are_missing_leave_a_hatched_cell_and_no_error():
     history = looks(5, 3)
     for look in history:

@@ -89,6 +89,14 @@ def test_fsdp2_shards_give_the_spectra_of_the_whole_weights(tmp_path, processes,
 
 
 @pytest.mark.slow
+def test_fsdp2_shards_are_looked_at_beside_training(tmp_path, one_process):
+    ranks = results("fsdp_overlapped", tmp_path, 2)
+    assert ranks[0] == ranks[1]
+    assert ranks[0]["multipliers"] == pytest.approx(one_process("fsdp_overlapped")["multipliers"], rel=1e-6)
+    assert ranks[0]["multipliers"] != pytest.approx(one_process("fsdp")["multipliers"], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_ranks_with_other_weights_still_hold_the_same_multipliers(tmp_path):
     ranks = results("looks_differ", tmp_path, 2)
     assert ranks[0]["weight"] != ranks[1]["weight"]
@@ -143,6 +151,17 @@ def test_deepspeed_steps_each_layer_with_its_rate(tmp_path, stage):
     expected = {layer["name"]: 0.05 * layer["multiplier"] for layer in before if layer["excluded_by"] is None}
     assert ranks[0]["rates"] == pytest.approx(expected | {"null": 0.05})
     assert len(set(expected.values())) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_steps_with_the_rates_of_an_overlapped_look_when_they_are_due(tmp_path, stage):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    ranks = results(f"deepspeed{stage}_overlapped", tmp_path, 2)
+    assert ranks[0] == ranks[1]
+    found = ranks[0]["multipliers"]  # after each of the 12 steps; looks come after 4 and 8
+    assert [step for step in range(1, 13) if step > 1 and found[step - 1] != found[step - 2]] == [7, 11]
+    assert ranks[0]["rates"] == pytest.approx({name: 0.05 * m for name, m in found[-1].items()} | {"null": 0.05})
 
 
 @pytest.mark.slow

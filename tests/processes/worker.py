@@ -46,14 +46,17 @@ def report(task: str, folder: Path, **values) -> None:
     (folder / f"{task}-{RANK}.json").write_text(json.dumps(values))
 
 
-def make_trainer(folder: Path, kind: str, *callbacks, model=None, **changes):
+OVERLAPPED = TempBalanceConfig(overlap=True, overlap_steps=2)
+
+
+def make_trainer(folder: Path, kind: str, *callbacks, model=None, tempbalance=None, **changes):
     settings = {"per_device_train_batch_size": 64 // SIZE, "num_train_epochs": 3, "optim_args": "momentum=0.9"}
     arguments = TrainingArguments(**trainer_settings(folder / "run", **(settings | changes)))
     data = {"train_dataset": Digits(256), "callbacks": list(callbacks)}
     if kind == "callback":
         data["callbacks"].append(TempBalanceCallback())
         return Trainer(model or Classifier(), arguments, **data)
-    return TempBalanceTrainer(model or Classifier(), arguments, **data, tempbalance=TempBalanceConfig())
+    return TempBalanceTrainer(model or Classifier(), arguments, **data, tempbalance=tempbalance or TempBalanceConfig())
 
 
 def balancer_of(trainer) -> TempBalancer:
@@ -180,13 +183,13 @@ def killed(folder: Path) -> None:
     report("killed", folder)
 
 
-def fsdp(folder: Path) -> None:
+def fsdp(folder: Path, config: TempBalanceConfig | None = None) -> None:
     """FSDP2: sharded weights, in a bare loop; and the same loop in one process."""
     from torch.distributed.fsdp import fully_shard
 
     if SIZE > 1:
         dist.init_process_group("gloo")
-    model = Classifier()
+    model = Classifier().double()
     if SIZE > 1:
         from torch.distributed.device_mesh import init_device_mesh
 
@@ -195,7 +198,7 @@ def fsdp(folder: Path) -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    balancer = TempBalancer(model, optimizer)
+    balancer = TempBalancer(model, optimizer, config)
     rates = {}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     optimizer.register_step_pre_hook(
@@ -206,7 +209,7 @@ def fsdp(folder: Path) -> None:
     data = Digits(256)
     looks = []
     for _ in range(3):
-        spectra = balancer.rebalance()
+        spectra = balancer.rebalance() or []  # nothing yet of a look beside training
         looks.append({spectrum.name: spectrum.alpha for spectrum in spectra})
         for start in range(0, 256, 64):
             part = slice(start + RANK * 64 // SIZE, start + (RANK + 1) * 64 // SIZE)
@@ -215,14 +218,24 @@ def fsdp(folder: Path) -> None:
             optimizer.zero_grad()
     with torch.no_grad():  # an evaluation leaves weights gathered, under other tensors
         model(data.images[:8], data.labels[:8])
-    report("fsdp", folder, looks=looks, rates=rates, multipliers=balancer.lr_multipliers)
+    task = "fsdp" if config is None else "fsdp_overlapped"
+    report(task, folder, looks=looks, rates=rates, multipliers=balancer.lr_multipliers)
 
 
-def deepspeed(folder: Path, stage: int) -> None:
+def fsdp_overlapped(folder: Path) -> None:
+    """The same with looks beside training, each in force two steps later."""
+    fsdp(folder, OVERLAPPED)
+
+
+def deepspeed(folder: Path, stage: int, *, overlap: bool) -> None:
     """DeepSpeed ZeRO through TempBalanceTrainer; the rates are read where DeepSpeed's inner optimizer steps."""
     rates: list[dict[str, float]] = []
+    multipliers: list[dict[str, float]] = []
 
     class Rates(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            multipliers.append(balancer_of(trainer).layer_multipliers)
+
         def on_train_begin(self, args, state, control, optimizer, **kwargs):
             inner = optimizer
             while hasattr(inner, "optimizer"):
@@ -238,14 +251,15 @@ def deepspeed(folder: Path, stage: int) -> None:
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
     }
-    trainer = make_trainer(folder, "trainer", Rates(), deepspeed=settings, lr_scheduler_type="constant")
+    changes = {"deepspeed": settings, "lr_scheduler_type": "constant", "tempbalance": OVERLAPPED if overlap else None}
+    trainer = make_trainer(folder, "trainer", Rates(), **changes)
     trainer.train()
-    balancer = balancer_of(trainer)
     last = {}
     for step in rates:  # ZeRO steps one group at a time
         last |= step
     kind = type(trainer.optimizer).__name__
-    report(f"deepspeed{stage}", folder, optimizer=kind, rates=last, multipliers=balancer.layer_multipliers)
+    task = f"deepspeed{stage}" + ("_overlapped" if overlap else "")
+    report(task, folder, optimizer=kind, rates=last, multipliers=multipliers)
 
 
 def deepspeed_plain(folder: Path) -> None:
@@ -263,8 +277,8 @@ if __name__ == "__main__":
     torch.manual_seed(1)
     if task in ("callback", "trainer"):
         train(folder, task)
-    elif task.startswith("deepspeed") and task[-1].isdigit():
-        deepspeed(folder, int(task[-1]))
+    elif task.removesuffix("_overlapped")[:-1] == "deepspeed":
+        deepspeed(folder, int(task.removesuffix("_overlapped")[-1]), overlap=task.endswith("_overlapped"))
     else:
         globals()[task](folder)
     if dist.is_initialized():
