@@ -21,8 +21,8 @@ from .weights import Weight, as_stack
 # Eigenvalues of an n x n matrix against one multiplication of n x n matrices, in time: measured on CPUs, see
 # scripts/bench_distributed.py.
 EIGENVALUE_COST = 3.0
-# Where a tail starts below this share of the largest eigenvalue, errors of alpha come near 1e-4 in float32.
-RESOLUTION = 1000 * torch.finfo(torch.float32).eps
+# A tail that starts below this share of the largest eigenvalue: float32's rounding can reach the fourth digit of alpha.
+RESOLUTION = 3000 * torch.finfo(torch.float32).eps
 # Weights of `analyze_weights` that are in memory together, so that their matrices are spread over the cores.
 BATCH_BYTES = 64 << 20
 
@@ -189,6 +189,9 @@ def analyze_stacks(
 
     In float64 where float32 can't tell where the tail starts.
     """
+    if config.fit in ("fix-finger", "xmin-peak"):
+        # The fullest bin of a histogram is another one as soon as a value crosses an edge.
+        return _analyze(layers, {index: InFloat64(stack) for index, stack in stacks.items()}, config)
     found = _analyze(layers, stacks, config)
     unclear = [index for index in stacks if not _is_resolved(found[index][0], stacks[index])]
     return found | _analyze(layers, {index: InFloat64(stacks[index]) for index in unclear}, config)
@@ -198,7 +201,7 @@ def _is_resolved(spectrum: LayerSpectrum, stack: MatrixStack) -> bool:
     """Whether the eigenvalue at which the tail starts stands above the rounding error, which the largest one sets."""
     if stack.dtype == torch.float64 or not 0 < spectrum.spectral_norm < math.inf:
         return True
-    return spectrum.xmin >= RESOLUTION * spectrum.spectral_norm
+    return not spectrum.xmin < RESOLUTION * spectrum.spectral_norm  # no fit has no xmin
 
 
 def _analyze(

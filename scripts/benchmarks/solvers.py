@@ -63,6 +63,12 @@ def one_on_each_core(gram: Tensor) -> Tensor:
     return torch.stack(on_cores(torch.linalg.eigvalsh, list(gram.cpu())))
 
 
+def in_float64(gram: Tensor) -> Tensor:
+    """On a CPU one on each core; on a GPU torch's choice."""
+    gram = gram.double()
+    return torch.linalg.eigvalsh(gram) if gram.is_cuda else one_on_each_core(gram)
+
+
 def one_after_the_other(gram: Tensor) -> Tensor:
     """Without a batched solver."""
     return torch.stack([torch.linalg.eigvalsh(matrix) for matrix in gram])
@@ -86,10 +92,12 @@ def singular_values(driver: str | None, gram: Tensor) -> Tensor:
 ON_CPU: dict[str, Solver] = {
     "one on each core": one_on_each_core,
     "LAPACK's threads": torch.linalg.eigvalsh,
+    "in float64": in_float64,
     "svdvals": partial(singular_values, None),
 }
 ON_CUDA: dict[str, Solver] = {
     "torch's choice": torch.linalg.eigvalsh,
+    "in float64": in_float64,
     "one after the other": one_after_the_other,
     "cuSOLVER": partial(by_library, "cusolver"),
     "MAGMA": partial(by_library, "magma"),

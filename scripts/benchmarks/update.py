@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.race import ratio
+
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 EVERY, EPOCHS = 20, 12
@@ -24,13 +26,15 @@ def update(options: argparse.Namespace) -> list[dict[str, Any]]:
     for _ in range(options.rounds):
         rows += [train(mode) for mode in MODES]
     print(f"quick start, {EPOCHS} epochs, a look every {EVERY} steps, median of {options.rounds} rounds")
-    plain = statistics.median(row["seconds"] for row in rows if row["mode"] == "no looks")
+    plain = [row["seconds"] for row in rows if row["mode"] == "no looks"]
     for mode in MODES:
         mine = [row for row in rows if row["mode"] == mode]
-        seconds = statistics.median(row["seconds"] for row in mine)
+        seconds = [row["seconds"] for row in mine]
+        middle, low, high = ratio(plain, seconds)
         waits = [row["stall"] / row["between"] for row in mine if row["between"]]
         stall = f", stands still {statistics.median(waits):.2%} of the time between looks" if waits else ""
-        print(f"{mode:12} {seconds:6.1f} s, {seconds / plain:.3f} of no looks{stall}")
+        spread = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+        print(f"{mode:12} {statistics.median(seconds):6.1f} s, {spread} of no looks in the same round{stall}")
     return rows
 
 

@@ -82,11 +82,16 @@ def test_alpha_is_that_of_float64_however_far_the_largest_eigenvalue_is_from_the
             layer.weight += 10 ** (condition / 2) * torch.randn(len(layer.weight), 1) / 64**0.5
     config = TempBalanceConfig(fit=fit)
     found, exact = analyze(model, config), analyze(model.double(), config)
-    assert [s.alpha for s in found] == pytest.approx([s.alpha for s in exact], rel=1e-4, nan_ok=True)
+    for mine, true in zip(found, exact, strict=True):
+        assert mine.D == pytest.approx(true.D, rel=1e-4)
+        if mine.xmin == pytest.approx(true.xmin, rel=1e-3):  # else two starts are equally good up to rounding
+            assert mine.alpha == pytest.approx(true.alpha, rel=1e-4)
+        else:
+            assert fit == "goodness-of-fit"
 
 
 def test_only_the_layers_that_float32_can_not_resolve_are_decomposed_twice(monkeypatch):
-    model = mlp(64, 64, 64, 64)
+    model = mlp(64, 64, 64, 64, 1)  # the last one has a single eigenvalue, and no tail to resolve
     with torch.no_grad():
         model.fc1.weight += 1000
     original, asked = analysis.squared_singular_values, []
@@ -97,7 +102,7 @@ def test_only_the_layers_that_float32_can_not_resolve_are_decomposed_twice(monke
 
     monkeypatch.setattr(analysis, "squared_singular_values", spy)
     analyze(model)
-    assert asked == [[torch.float32] * 3, [torch.float64]]
+    assert asked == [[torch.float32] * 4, [torch.float64]]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
