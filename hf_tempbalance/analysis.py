@@ -21,7 +21,7 @@ from .weights import Weight, as_stack
 # Eigenvalues of an n x n matrix against one multiplication of n x n matrices, in time: measured on CPUs, see
 # scripts/bench_distributed.py.
 EIGENVALUE_COST = 3.0
-# A tail that starts below this share of the largest eigenvalue: float32's rounding can reach the fourth digit of alpha.
+# A tail that starts below this share of the largest eigenvalue may lose the fourth digit of alpha in float32.
 RESOLUTION = 3000 * torch.finfo(torch.float32).eps
 # Weights of `analyze_weights` that are in memory together, so that their matrices are spread over the cores.
 BATCH_BYTES = 64 << 20
