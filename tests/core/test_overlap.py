@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from tiny import mlp
 from torch import nn
 
@@ -157,7 +158,9 @@ def test_a_run_that_is_resumed_in_the_middle_of_a_look_is_the_same(after):
 
 
 def test_steps_that_only_accumulate_gradients_are_not_counted():
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    # All of a process's Accelerators and Trainers share the state of their data: this test has none of its own.
+    plugin = GradientAccumulationPlugin(num_steps=2, sync_with_dataloader=False)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_plugin=plugin)
     model = network()
     model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
     balancer = TempBalancer(model, optimizer, CONFIG)
