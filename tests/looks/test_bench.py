@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
 
+import bench
 import pytest
 import torch
-from benchmarks import solvers
+from benchmarks import share, solvers
 from benchmarks.race import Worker
 from benchmarks.scale import LLAMAS, RANKS, predict, shapes_of
+from benchmarks.share import Training
+from tiny import mlp
 
 from hf_tempbalance.analysis import decomposition_cost
 
@@ -91,6 +95,27 @@ def test_the_fastest_solver_of_a_side_is_one_that_is_right(monkeypatch, capsys):
     )
     printed = capsys.readouterr().out
     assert "lacking: this build lacks it" in printed and "wrong: its values are off by" in printed
+
+
+def test_without_a_part_all_parts_run_and_their_rows_are_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "PARTS", {name: lambda options, name=name: [{"of": name}] for name in bench.PARTS})
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--json", str(tmp_path / "out" / "all.json")])
+    bench.main()
+    written = json.loads((tmp_path / "out" / "all.json").read_text())
+    assert written.pop("machine")["device"] == "cpu"
+    assert written == {name: [{"of": name}] for name in bench.PARTS} and len(written) == 8
+
+
+def test_the_share_of_a_look_is_that_of_the_steps_between_two(monkeypatch, capsys):
+    def loss(model, inputs):
+        return model(inputs).square().mean()
+
+    training = Training(lambda: mlp(64, 96, 64), lambda device: torch.randn(8, 64, device=device), loss, 50, 3)
+    monkeypatch.setattr(share, "TRAININGS", {"ResNet18": training})
+    (row,) = share.shares(Namespace(model=None, device="cpu", rounds=3))
+    look, step = (statistics.median(row[what]) for what in ("look", "step"))
+    assert len(row["look"]) == len(row["step"]) == 3 and row["share"] == pytest.approx(look / (50 * step))
+    assert "50 steps" in capsys.readouterr().out
 
 
 def test_the_prediction_is_the_load_of_the_rank_with_the_most_to_do():
