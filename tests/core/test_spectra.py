@@ -119,3 +119,21 @@ def test_weights_that_require_a_gradient_get_none():
 def test_no_copy_of_the_weights_is_made():
     conv = nn.Conv2d(8, 8, 3)
     assert as_stack(conv.weight, "conv2d").data_ptr() == conv.weight.data_ptr()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, torch.linalg.LinAlgError])
+def test_where_the_device_has_no_solver_or_it_fails_to_converge_lapack_decides(monkeypatch, error):
+    stacks = [stack_of(torch.randn(40, 30)), stack_of(torch.randn(20, 30))]
+    expected = squared_singular_values(stacks)
+    original, asked = torch.linalg.eigvalsh, []
+
+    def fails_at_first(gram, **options):
+        asked.append(gram.device)
+        if len(asked) % 2:
+            raise error("not here")
+        return original(gram, **options)
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fails_at_first)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # one after the other
+    found = squared_singular_values(stacks)
+    assert len(asked) == 4 and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

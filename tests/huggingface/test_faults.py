@@ -123,7 +123,6 @@ def test_a_history_that_can_not_be_written_stops_before_the_first_step(tmp_path)
     assert trainer.state.global_step == 0
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs a user who may become another one")
 def test_a_read_only_history_stops_before_the_first_step(tmp_path):
     code = """
     import os, sys
@@ -132,7 +131,8 @@ def test_a_read_only_history_stops_before_the_first_step(tmp_path):
     from pathlib import Path
     folder = Path(sys.argv[1])
     trainer = test_faults.make(folder, save_strategy="no")
-    os.setuid(65534)  # root may write everywhere
+    if os.getuid() == 0:
+        os.setuid(65534)  # root may write everywhere
     try:
         trainer.train()
     except ValueError as error:
@@ -142,7 +142,7 @@ def test_a_read_only_history_stops_before_the_first_step(tmp_path):
     path.write_text("")
     path.chmod(0o444)
     for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == "root" and folder != Path("/"):
+        if os.getuid() == 0 and folder.owner() == "root" and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     tmp_path.chmod(0o777)
     here = Path(__file__).parent
