@@ -209,8 +209,8 @@ def _analyze(
 ) -> dict[int, tuple[LayerSpectrum, Tensor]]:
     found = squared_singular_values(list(stacks.values()), config.max_batch_bytes)
     # Few numbers: one copy is one synchronisation, and not every accelerator has float64.
-    eigenvalues = {index: values.cpu().double() for index, values in zip(stacks, found, strict=True)}
-    scaled = {index: _scaled(layers[index], values, config) for index, values in eigenvalues.items()}
+    pairs = zip(stacks, found, strict=True)
+    scaled = {index: _scaled(layers[index], values.cpu().double(), config) for index, values in pairs}
     fits = _fits(scaled, config)
     return {index: (_layer_spectrum(layers[index], scaled[index], fits.get(index)), scaled[index]) for index in scaled}
 

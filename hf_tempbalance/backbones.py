@@ -69,13 +69,10 @@ class CifarResNet(ResNet):
 
 
 class _HeadedNet(nn.Module):
-    """What timm expects of a network that is features and a `ClassifierHead`."""
+    """What timm expects of a network that is ``forward_features``, its own, and a `ClassifierHead`."""
 
     num_classes: int
     head: ClassifierHead
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} has no features")
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         return self.head(x, pre_logits=pre_logits)

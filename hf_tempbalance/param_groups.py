@@ -56,7 +56,7 @@ class VirtualGroups:
                 "TempBalanceCallback, TempBalanceTrainer and TempBalancer, or call detach() on the first."
             )
         self.optimizer = levels[-1] if is_deepspeed(optimizer) else optimizer
-        self._zero = next((level for level in levels[:-1] if type(level).__module__.startswith("deepspeed")), None)
+        self._zero = next(filter(_is_of_deepspeed, levels[:-1]), None)
         self.layer_of = layer_of
         self.multiplier_of = multiplier_of
         self.before_step = before_step
@@ -89,7 +89,7 @@ class VirtualGroups:
                     self.before_step()
                 return zero_step(*args, **kwargs)
 
-            self._zero.step = announced
+            self._announced = self._zero.step = announced
 
     def detach(self) -> None:
         """Take the wrapper off again. Harmless when it is off already."""
@@ -98,6 +98,8 @@ class VirtualGroups:
                 del self.optimizer.step
             else:
                 self.optimizer.step = self._own_step
+        if self._zero is not None and vars(self._zero).get("step") is self._announced:
+            del self._zero.step
         self._step = None
 
     def _split_step(self, inner_step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -178,9 +180,12 @@ def _levels(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
 
 def is_deepspeed(optimizer: torch.optim.Optimizer) -> bool:
     """Whether DeepSpeed runs the optimizer, inside ``engine.backward`` under Accelerate."""
-    return any(type(level).__module__.startswith("deepspeed") for level in _levels(optimizer)) or (
-        type(optimizer).__name__ == "DeepSpeedOptimizerWrapper"
-    )
+    is_wrapper = type(optimizer).__name__ == "DeepSpeedOptimizerWrapper"
+    return is_wrapper or any(map(_is_of_deepspeed, _levels(optimizer)))
+
+
+def _is_of_deepspeed(level: torch.optim.Optimizer) -> bool:
+    return type(level).__module__.startswith("deepspeed")
 
 
 def is_schedule_free(optimizer: torch.optim.Optimizer) -> bool:

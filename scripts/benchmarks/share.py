@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.clock import timed
 from benchmarks.models import build
+from benchmarks.scale import LLAMAS
 from hf_tempbalance import analyze
+
+
+HEAD, VOCABULARY = 64, 128256  # of the published Llamas
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,10 @@ class Training:
 def llama_1b() -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
-    config = LlamaConfig(**sizes, num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=True, use_cache=False)
-    return LlamaForCausalLM(config)
+    blocks, width, keys, inside = LLAMAS["1B"]
+    sizes = {"hidden_size": width, "intermediate_size": inside, "num_hidden_layers": blocks}
+    sizes |= {"num_attention_heads": width // HEAD, "num_key_value_heads": keys // HEAD, "vocab_size": VOCABULARY}
+    return LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True, use_cache=False))
 
 
 def resnet_loss(model: nn.Module, images: Tensor) -> Tensor:
@@ -58,7 +63,7 @@ TRAININGS = {
     ),
     "Llama-1B": Training(
         llama_1b,
-        lambda device: torch.randint(128256, (8, 1024), device=device),
+        lambda device: torch.randint(VOCABULARY, (8, 1024), device=device),
         lambda model, tokens: model(input_ids=tokens, labels=tokens).loss,
         steps=100,
         timed=20,
@@ -84,26 +89,19 @@ def measure(training: Training, device: str, rounds: int) -> dict[str, list[floa
     """Seconds of looks and of single steps, in turn."""
     model, batch = training.model().to(device).train(), training.batch(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    timed = training.timed if device != "cpu" else 2
+    count = training.timed if device != "cpu" else 2
 
     def steps() -> None:
-        for _ in range(timed):
+        for _ in range(count):
             optimizer.zero_grad()
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device != "cpu"):
                 loss = training.loss(model, batch)
             loss.backward()
             optimizer.step()
 
-    def seconds(function: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        function()
-        if device != "cpu":
-            torch.accelerator.synchronize()
-        return time.perf_counter() - start
-
-    seconds(steps), seconds(lambda: analyze(model))  # memory is allocated, kernels are chosen
+    steps(), analyze(model)  # memory is allocated, kernels are chosen
     found: dict[str, list[float]] = {"look": [], "step": []}
     for _ in range(rounds):
-        found["step"].append(seconds(steps) / timed)
-        found["look"].append(seconds(lambda: analyze(model)))
+        found["step"].append(timed(steps, device)[0] / count)
+        found["look"].append(timed(lambda: analyze(model), device)[0])
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.clock import timed
 from hf_tempbalance.cores import on_cores
 
 
@@ -38,7 +38,7 @@ def solvers(options: argparse.Namespace) -> list[dict[str, Any]]:
                 error = (solve(gram).cpu() - exact).abs().max() / exact.max()
                 if error > 1e-4:
                     raise RuntimeError(f"its values are off by {error:.1e} of the largest")
-                row["seconds"][name] = [_seconds(solve, gram) for _ in range(options.rounds)]
+                row["seconds"][name] = [timed(partial(solve, gram), options.device)[0] for _ in range(options.rounds)]
             except RuntimeError as failure:
                 row["failed"][name] = str(failure).splitlines()[0]
         middle = {name: 1e3 * statistics.median(times) / count for name, times in row["seconds"].items()}
@@ -48,14 +48,6 @@ def solvers(options: argparse.Namespace) -> list[dict[str, Any]]:
     for reason in {f"{name}: {reason}" for row in rows for name, reason in row["failed"].items()}:
         print(reason)
     return rows
-
-
-def _seconds(solve: Solver, gram: Tensor) -> float:
-    start = time.perf_counter()
-    solve(gram)
-    if gram.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def one_on_each_core(gram: Tensor) -> Tensor:

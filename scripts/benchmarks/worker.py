@@ -10,11 +10,12 @@ import logging
 import os
 import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import torch
+
+from benchmarks.clock import timed
 
 
 def main() -> None:
@@ -42,11 +43,7 @@ def main() -> None:
 
 
 def run(contender, arguments: list, device: str) -> dict:
-    start = time.perf_counter()
-    alphas = contender(*arguments)
-    if device != "cpu":
-        torch.accelerator.synchronize()
-    seconds = time.perf_counter() - start
+    seconds, alphas = timed(lambda: contender(*arguments), device)
     return {"seconds": seconds, "alphas": {name: alpha for name, alpha in alphas.items() if alpha == alpha}}
 
 
