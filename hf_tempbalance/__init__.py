@@ -10,14 +10,14 @@ __version__ = "0.1.0.dev0"
 
 # Imported on first use: the core must work where transformers or torchvision are missing or broken.
 _MODULE_OF = {
-    "LayerSpectrum": "analysis",
-    "NoEffectWarning": "balancer",
-    "TempBalanceCallback": "callback",
+    "LayerSpectrum": "spectra.analysis",
+    "NoEffectWarning": "balance.balancer",
+    "TempBalanceCallback": "huggingface.callback",
     "TempBalanceConfig": "config",
-    "TempBalanceTrainer": "trainer",
-    "TempBalanceTrainingArguments": "training_args",
-    "TempBalancer": "balancer",
-    "analyze": "analysis",
+    "TempBalanceTrainer": "huggingface.trainer",
+    "TempBalanceTrainingArguments": "huggingface.training_args",
+    "TempBalancer": "balance.balancer",
+    "analyze": "spectra.analysis",
 }
 
 __all__ = [
@@ -32,12 +32,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .analysis import LayerSpectrum, analyze
-    from .balancer import NoEffectWarning, TempBalancer
-    from .callback import TempBalanceCallback
+    from .balance.balancer import NoEffectWarning, TempBalancer
     from .config import TempBalanceConfig
-    from .trainer import TempBalanceTrainer
-    from .training_args import TempBalanceTrainingArguments
+    from .huggingface.callback import TempBalanceCallback
+    from .huggingface.trainer import TempBalanceTrainer
+    from .huggingface.training_args import TempBalanceTrainingArguments
+    from .spectra.analysis import LayerSpectrum, analyze
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,7 @@ from benchmarks.share import shares
 from benchmarks.solvers import solvers
 from benchmarks.update import update
 
-from hf_tempbalance.parser import run
+from hf_tempbalance.huggingface.parser import run
 
 
 # The loop over xmin takes minutes for larger models; of Llama two blocks are raced, and all if --model asks.

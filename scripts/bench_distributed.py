@@ -20,8 +20,8 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from hf_tempbalance import analyze
-from hf_tempbalance.distributed import share_out
-from hf_tempbalance.look import analyze_together
+from hf_tempbalance.balance.distributed import share_out
+from hf_tempbalance.balance.spectrum_job import analyze_together
 
 
 def bert_shapes() -> nn.Module:

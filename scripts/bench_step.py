@@ -31,7 +31,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def resnet18() -> nn.Module:
     import timm
 
-    import hf_tempbalance.backbones  # noqa: F401  registers the *_cifar networks
+    import hf_tempbalance.tasks.backbones  # noqa: F401  registers the *_cifar networks
 
     return timm.create_model("resnet18_cifar", num_classes=100)
 

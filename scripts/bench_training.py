@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
-from hf_tempbalance.data import collate
-from hf_tempbalance.image_classification import RECIPE, RunArguments, load_data, make_model, make_trainer
-from hf_tempbalance.parser import run
+from hf_tempbalance.huggingface.parser import run
+from hf_tempbalance.tasks.data import collate
+from hf_tempbalance.tasks.image_classification import RECIPE, RunArguments, load_data, make_model, make_trainer
 
 
 Batches = Iterator[tuple[Tensor, Tensor]]

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hf_tempbalance.parser import run
-from hf_tempbalance.results import RESULTS_NAME, accuracies, read_results
+from hf_tempbalance.huggingface.parser import run
+from hf_tempbalance.runs.results import RESULTS_NAME, accuracies, read_results
 
 
 def main() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
 
     from rich.console import Console
 
-    from hf_tempbalance.history import HISTORY_NAME, read_history
-    from hf_tempbalance.plots import plot_comparison
+    from hf_tempbalance.runs.history import HISTORY_NAME, read_history
+    from hf_tempbalance.runs.plots import plot_comparison
 
     runs = {"SGD": read_evaluated(options.plain), "TempBalance": read_evaluated(options.balanced)}
     looks = read_history(options.balanced / HISTORY_NAME)
@@ -56,7 +56,7 @@ def final_alphas(folder: Path) -> dict[str, float]:
     from transformers import AutoModelForImageClassification
     from transformers.utils.logging import disable_progress_bar
 
-    import hf_tempbalance.backbones  # noqa: F401  registers the *_cifar networks
+    import hf_tempbalance.tasks.backbones  # noqa: F401  registers the *_cifar networks
     from hf_tempbalance import analyze
 
     disable_progress_bar()

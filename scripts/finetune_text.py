@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
-from hf_tempbalance.checkpoints import last_complete_checkpoint
-from hf_tempbalance.parser import ConfigArgumentParser, run
+from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
+from hf_tempbalance.runs.checkpoints import last_complete_checkpoint
 
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -67,7 +67,7 @@ def main() -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, set_seed
 
     from hf_tempbalance import TempBalanceTrainer
-    from hf_tempbalance.metrics import compute_accuracy, predicted_class
+    from hf_tempbalance.tasks.metrics import compute_accuracy, predicted_class
 
     checkpoint = args.resume_from_checkpoint
     if checkpoint == "last":

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from hf_tempbalance.config import TempBalanceConfig
-from hf_tempbalance.parser import run
+from hf_tempbalance.huggingface.parser import run
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,34 +21,34 @@ PAGE = ROOT / "docs" / "api.md"
 # Heading -> names. What is not imported from the top of the package is used as `hf_tempbalance.module.name`.
 SECTIONS = {
     "Ways in": [
-        "callback.TempBalanceCallback",
-        "trainer.TempBalanceTrainer",
-        "training_args.TempBalanceTrainingArguments",
-        "balancer.TempBalancer",
+        "huggingface.callback.TempBalanceCallback",
+        "huggingface.trainer.TempBalanceTrainer",
+        "huggingface.training_args.TempBalanceTrainingArguments",
+        "balance.balancer.TempBalancer",
     ],
     "Settings": ["config.TempBalanceConfig"],
     "Looking at weights": [
-        "analysis.analyze",
-        "analysis.LayerSpectrum",
-        "analysis.analyze_weights",
-        "sources.open_source",
+        "spectra.analysis.analyze",
+        "spectra.analysis.LayerSpectrum",
+        "spectra.analysis.analyze_weights",
+        "cli.sources.open_source",
     ],
     "Runs and pictures": [
-        "history.read_history",
-        "runs.read_run",
-        "runs.Run",
-        "report.write_report",
-        "modelcard.write_model_card",
-        "plots.plot_spectrum",
-        "plots.plot_alphas",
-        "plots.plot_layers",
-        "plots.plot_history",
-        "plots.plot_rates",
-        "plots.plot_curves",
-        "plots.limits",
+        "runs.history.read_history",
+        "runs.run.read_run",
+        "runs.run.Run",
+        "runs.report.write_report",
+        "runs.modelcard.write_model_card",
+        "runs.plots.plot_spectrum",
+        "runs.plots.plot_alphas",
+        "runs.plots.plot_layers",
+        "runs.plots.plot_history",
+        "runs.plots.plot_rates",
+        "runs.plots.plot_curves",
+        "runs.plots.limits",
     ],
     "Optimizers": ["optim.sgd_snr.SGDSNR"],
-    "Networks and data": ["backbones.create_image_classifier", "data.load_images", "data.collate"],
+    "Networks and data": ["tasks.backbones.create_image_classifier", "tasks.data.load_images", "tasks.data.collate"],
 }
 OPTIONS = {
     "heading_level": 3,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hf_tempbalance.parser import run
+from hf_tempbalance.huggingface.parser import run
 
 
 # The arguments are a pickle and name this machine's folders; trackers' files are for the one who trains.
@@ -30,9 +30,9 @@ def main() -> None:
 
     from huggingface_hub.utils import validate_repo_id
 
-    from hf_tempbalance.image_classification import dataset_of
-    from hf_tempbalance.modelcard import write_model_card
-    from hf_tempbalance.runs import read_run
+    from hf_tempbalance.runs.modelcard import write_model_card
+    from hf_tempbalance.runs.run import read_run
+    from hf_tempbalance.tasks.image_classification import dataset_of
 
     validate_repo_id(options.repo_id)
     if options.repo_id.count("/") != 1:

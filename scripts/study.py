@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_tempbalance.config import TempBalanceConfig
-from hf_tempbalance.image_classification import RECIPE, RunArguments, check
-from hf_tempbalance.parser import ConfigArgumentParser, run
-from hf_tempbalance.results import accuracies
+from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
+from hf_tempbalance.huggingface.training_args import TempBalanceTrainingArguments
+from hf_tempbalance.runs.results import accuracies
 from hf_tempbalance.study.cost import Estimator
 from hf_tempbalance.study.plan import Run, Study, load_study, matching
 from hf_tempbalance.study.runner import Outcome, Runner, choose, claim, has_ended, is_finished
-from hf_tempbalance.training_args import TempBalanceTrainingArguments
+from hf_tempbalance.tasks.image_classification import RECIPE, RunArguments, check
 
 
 TRAIN = str(Path(__file__).resolve().with_name("train.py"))

@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
-from hf_tempbalance.checkpoints import last_complete_checkpoint
-from hf_tempbalance.image_classification import RECIPE, RunArguments, check, dataset_of, make_trainer
-from hf_tempbalance.parser import ConfigArgumentParser, run
+from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
+from hf_tempbalance.runs.checkpoints import last_complete_checkpoint
+from hf_tempbalance.tasks.image_classification import RECIPE, RunArguments, check, dataset_of, make_trainer
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     options, tempbalance, args = parser.parse()
     from transformers import set_seed
 
-    from hf_tempbalance.results import ResultsCallback
+    from hf_tempbalance.huggingface.results_callback import ResultsCallback
 
     check(options)
     checkpoint = args.resume_from_checkpoint

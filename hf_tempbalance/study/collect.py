@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..results import RESULTS_NAME, accuracies, read_results
+from ..runs.results import RESULTS_NAME, accuracies, read_results
 from .plan import Run, Study, Tuning
 from .runner import RUNS_NAME, STUDY_NAME, choose, has_ended
 

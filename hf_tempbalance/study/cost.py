@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ..data import ImageSplits, collate
-from ..image_classification import RunArguments, load_data, make_model, optimizer_of
-from ..training_args import TempBalanceTrainingArguments
+from ..huggingface.training_args import TempBalanceTrainingArguments
+from ..tasks.data import ImageSplits, collate
+from ..tasks.image_classification import RunArguments, load_data, make_model, optimizer_of
 
 
 STEPS = 3  # timed, after one that is not

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..history import HISTORY_NAME, read_history
-from ..plots import limits, plot_history
+from ..runs.history import HISTORY_NAME, read_history
+from ..runs.plots import limits, plot_history
 from .collect import Collected, Measured
 from .runner import RUNS_NAME
 from .statistics import interval

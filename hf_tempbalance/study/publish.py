@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..history import HISTORY_NAME
-from ..results import RESULTS_NAME
+from ..runs.history import HISTORY_NAME
+from ..runs.results import RESULTS_NAME
 from .collect import collect
 from .runner import RUNS_NAME, STUDY_NAME
 

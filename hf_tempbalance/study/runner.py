@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import yaml
 
-from ..checkpoints import last_complete_checkpoint
-from ..results import RESULTS_NAME, accuracies, read_results, write_results
+from ..runs.checkpoints import last_complete_checkpoint
+from ..runs.results import RESULTS_NAME, accuracies, read_results, write_results
 from .plan import Run, Study, matching
 
 

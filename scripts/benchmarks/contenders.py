@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hf_tempbalance import TempBalanceConfig, analyze
-from hf_tempbalance.analysis import analyze_weights
+from hf_tempbalance.cli.sources import open_source
 from hf_tempbalance.config import Fit
-from hf_tempbalance.layers import find_layers
-from hf_tempbalance.sources import open_source
+from hf_tempbalance.spectra.analysis import analyze_weights
+from hf_tempbalance.spectra.layers import find_layers
 
 
 def ours(model: nn.Module, fit: Fit) -> dict[str, float]:

@@ -24,7 +24,7 @@ def of_a_model(name: str) -> dict[str, int | str]:
     """Against the largest batch: all Gram matrices of one size."""
     from benchmarks.models import build
     from hf_tempbalance import analyze
-    from hf_tempbalance.layers import find_layers
+    from hf_tempbalance.spectra.layers import find_layers
 
     model = build(name)
     analyze(nn.Sequential(*(nn.Linear(64, 64) for _ in range(4))))  # loads the libraries
@@ -43,7 +43,7 @@ def of_a_file() -> dict[str, int | str]:
     """hf-tempbalance analyze of a checkpoint in four files, 64 matrices of 1024 x 4096, against its size."""
     from safetensors.torch import save_file
 
-    from hf_tempbalance import cli
+    from hf_tempbalance.cli.main import main as hf_tempbalance_command
 
     with tempfile.TemporaryDirectory() as folder:
         weight_map = {}
@@ -60,7 +60,7 @@ def of_a_file() -> dict[str, int | str]:
         arguments = ["--fit", "median", "--csv", table, "--json", str(Path(folder, "out.json"))]
         for file in (small, index):
             before = start()
-            code = cli.main(["analyze", str(file), *arguments])
+            code = hf_tempbalance_command(["analyze", str(file), *arguments])
             if code or (file == index and len(Path(table).read_text().splitlines()) != MATRICES + 1):
                 raise SystemExit("hf-tempbalance analyze failed")
     return {"extra": resident("VmHWM") - before, "largest": MATRICES * SHAPE[0] * SHAPE[1] * 4, "of": "the file"}

@@ -12,7 +12,7 @@ def by_timm(name: str, **arguments: int) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         import timm
 
-        import hf_tempbalance.backbones  # noqa: F401  registers the *_cifar networks
+        import hf_tempbalance.tasks.backbones  # noqa: F401  registers the *_cifar networks
 
         return timm.create_model(name, **arguments)
 

@@ -17,10 +17,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from hf_tempbalance.analysis import decomposition_cost
-from hf_tempbalance.distributed import share_out
-from hf_tempbalance.look import analyze_together
-from hf_tempbalance.spectra import squared_singular_values
+from hf_tempbalance.balance.distributed import share_out
+from hf_tempbalance.balance.spectrum_job import analyze_together
+from hf_tempbalance.spectra.analysis import decomposition_cost
+from hf_tempbalance.spectra.eigenvalues import squared_singular_values
 
 
 Shape = tuple[int, int]

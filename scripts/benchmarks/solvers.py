@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clock import timed
-from hf_tempbalance.cores import on_cores
+from hf_tempbalance.spectra.cores import on_cores
 
 
 SIDES = (32, 64, 128, 256, 512, 768, 1024, 2048)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
-from hf_tempbalance.parser import ConfigArgumentParser
+from hf_tempbalance.huggingface.parser import ConfigArgumentParser
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -50,6 +50,6 @@ def test_optimizer_with_every_other_schedule(name, way, schedule):
 
 def test_the_check_sees_a_wrong_rate(monkeypatch):
     monkeypatch.setattr(
-        "hf_tempbalance.balancer.TempBalancer.lr_multipliers", {f"fc{i}.weight": 2.0 for i in range(5)}
+        "hf_tempbalance.balance.balancer.TempBalancer.lr_multipliers", {f"fc{i}.weight": 2.0 for i in range(5)}
     )
     assert outcome(partial(check_training, "sgd", "linear", "callback")).startswith("failed")

@@ -9,7 +9,7 @@ from tiny import ConvNet, Digits, trainer_settings
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalanceTrainer
-from hf_tempbalance.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 class Remember(TrainerCallback):

@@ -11,7 +11,7 @@ from tiny import ConvNet, Digits, trainer_settings
 from transformers import Trainer, TrainerCallback
 
 from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalanceTrainer, TempBalanceTrainingArguments
-from hf_tempbalance.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 class Stop(TrainerCallback):

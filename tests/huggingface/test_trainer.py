@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Trainer
 
 from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalanceTrainer, TempBalanceTrainingArguments
-from hf_tempbalance.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 def make(tmp_path, model=None, tempbalance=TempBalanceConfig(), **changes) -> TempBalanceTrainer:  # noqa: B008

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
 
 from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalanceTrainer
-from hf_tempbalance.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 KINDS = pytest.mark.parametrize("kind", ["callback", "trainer"])

@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 
 from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalanceTrainer, TempBalanceTrainingArguments
-from hf_tempbalance.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 def die() -> None:
@@ -102,7 +102,7 @@ def run(kind: str, folder: Path, scenario: str | None, resume: bool) -> None:
         kill_in_save(*in_save)
     trainer = make(kind, folder, strategy, *([killer] if killer and not resume else []))
     # A plain Trainer's True takes the newest folder, whole or not; TempBalanceTrainer finds the newest whole one.
-    from hf_tempbalance.checkpoints import last_complete_checkpoint
+    from hf_tempbalance.runs.checkpoints import last_complete_checkpoint
 
     newest = last_complete_checkpoint(folder)[0]
     checkpoint = (True if kind == "trainer" else str(newest)) if resume and newest else None

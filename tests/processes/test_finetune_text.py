@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_tempbalance.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "finetune_text.py"

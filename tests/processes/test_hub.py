@@ -126,7 +126,7 @@ def local_scores(folder: Path) -> dict[str, float]:
     from PIL import Image
     from transformers import pipeline
 
-    import hf_tempbalance.backbones  # noqa: F401  registers the network
+    import hf_tempbalance.tasks.backbones  # noqa: F401  registers the network
 
     found = pipeline("image-classification", model=str(folder))(Image.new("RGB", (32, 32), (200, 60, 30)), top_k=10)
     return {entry["label"]: entry["score"] for entry in found}
@@ -136,7 +136,7 @@ def local_scores(folder: Path) -> dict[str, float]:
     ("before", "trust"),
     [
         pytest.param(WITHOUT, True, id="without this package, with the repository's code"),
-        pytest.param("import hf_tempbalance.backbones\n", False, id="with this package"),
+        pytest.param("import hf_tempbalance.tasks.backbones\n", False, id="with this package"),
     ],
 )
 def test_our_networks_load_from_the_hub_in_a_fresh_process(hub, pushed, tmp_path, before, trust):

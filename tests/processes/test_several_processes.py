@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_tempbalance.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 WORKER = Path(__file__).with_name("worker.py")

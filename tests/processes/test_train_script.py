@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_tempbalance.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

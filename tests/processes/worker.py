@@ -144,7 +144,7 @@ def nan_on_one_rank(folder: Path) -> None:
 
 def failure_on_one_rank(folder: Path) -> None:
     """One rank runs out of memory in a look; all have to hear of it."""
-    import hf_tempbalance.analysis as analysis
+    import hf_tempbalance.spectra.analysis as analysis
 
     dist.init_process_group("gloo")
     model = mlp(*WIDTHS)

@@ -9,10 +9,10 @@ import torch
 import yaml
 
 from hf_tempbalance.config import TempBalanceConfig
-from hf_tempbalance.image_classification import RECIPE, RunArguments, check, make_trainer
+from hf_tempbalance.huggingface.parser import ConfigArgumentParser
+from hf_tempbalance.huggingface.training_args import TempBalanceTrainingArguments
 from hf_tempbalance.optim.named import optimizer_class
-from hf_tempbalance.parser import ConfigArgumentParser
-from hf_tempbalance.training_args import TempBalanceTrainingArguments
+from hf_tempbalance.tasks.image_classification import RECIPE, RunArguments, check, make_trainer
 
 
 METHODS = yaml.safe_load(

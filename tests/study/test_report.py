@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_tempbalance.results import write_results
+from hf_tempbalance.runs.results import write_results
 from hf_tempbalance.study.collect import collect
 from hf_tempbalance.study.pictures import write_pictures
 from hf_tempbalance.study.plan import Study, load_study

@@ -1,0 +1,293 @@
+"""``hf-tempbalance``: look at the weights of a model from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import fnmatch
+import json
+import math
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from ..config import Fit, TempBalanceConfig
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..spectra.analysis import LayerSpectrum
+
+# Imported inside the commands: --help must be instant.
+
+MODEL_HELP = "safetensors file or index, folder of save_pretrained, Hub id, name of timm, or module:factory"
+# Column -> value, in WeightWatcher's words where it has one.
+COLUMNS = {
+    "layer_id": lambda number, s: number,
+    "name": lambda number, s: s.name,
+    "layer_type": lambda number, s: s.kind,
+    "N": lambda number, s: max(_matrix(s)),
+    "M": lambda number, s: min(_matrix(s)),
+    "rf": lambda number, s: s.num_eigenvalues // min(_matrix(s)) if min(_matrix(s)) else 0,
+    "Q": lambda number, s: max(_matrix(s)) / min(_matrix(s)) if min(_matrix(s)) else math.nan,
+    "num_evals": lambda number, s: s.num_eigenvalues,
+    "alpha": lambda number, s: s.alpha,
+    "D": lambda number, s: s.D,
+    "xmin": lambda number, s: s.xmin,
+    "alpha_weighted": lambda number, s: s.alpha_hat,
+    "norm": lambda number, s: s.norm,
+    "log_norm": lambda number, s: _log10(s.norm),
+    "spectral_norm": lambda number, s: s.spectral_norm,
+    "log_spectral_norm": lambda number, s: _log10(s.spectral_norm),
+    "stable_rank": lambda number, s: s.stable_rank,
+    "entropy": lambda number, s: s.entropy,
+    "warning": lambda number, s: verdict(s.alpha),
+    "excluded_by": lambda number, s: s.excluded_by or "",
+}
+SHOWN = ["name", "layer_type", "N", "M", "rf", "num_evals", "alpha", "D", "xmin", "alpha_weighted", "spectral_norm"]
+SHOWN += ["stable_rank", "warning", "excluded_by"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console command. Returns 0, or 1 after an error that is told in one line."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        {"analyze": analyze_command, "compare": compare_command, "report": report_command}[options.command](options)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError, ImportError) as error:
+        if options.debug:
+            traceback.print_exc()
+        elif isinstance(error, ImportError):
+            print(f"hf-tempbalance: {error}. pip install 'hf_tempbalance[train,plots]' has it.", file=sys.stderr)
+        else:
+            print(f"hf-tempbalance: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def verdict(alpha: float) -> str:
+    """WeightWatcher's word for an exponent: "over-trained" below 2, "under-trained" above 6."""
+    if alpha < 2:
+        return "over-trained"
+    return "under-trained" if alpha > 6 else ""
+
+
+def analyze_command(options: argparse.Namespace) -> None:
+    """``hf-tempbalance analyze MODEL``."""
+    spectra = _spectra(options.model, options, plots=options.plots)
+    rows = [{name: column(number, s) for name, column in COLUMNS.items()} for number, s in enumerate(spectra)]
+    if options.only is not None:
+        rows = [row for row in rows if fnmatch.fnmatch(row["name"], options.only)]
+        if not rows:
+            raise ValueError(f"--only {options.only!r} matches no layer. {spectra[0].name!r} is one.")
+    if options.sort is not None:
+        numbers = [row for row in rows if not _is_nan(row[options.sort])]
+        rows = sorted(numbers, key=lambda row: row[options.sort]) + [row for row in rows if _is_nan(row[options.sort])]
+    if options.json is not None:
+        settings = {"fit": options.fit, "xmin_pos": options.xmin_pos}
+        text = json.dumps({"model": options.model, "settings": settings, "layers": _without_nan(rows)}, indent=2)
+        _write(options.json, text + "\n")
+    if options.csv is not None:
+        _write_csv(options.csv, rows)
+    if "-" not in (options.json, options.csv):
+        _print_table([{name: row[name] for name in SHOWN} for row in rows], options.model)
+        found = [row["alpha"] for row in rows if math.isfinite(row["alpha"])]
+        if found:
+            below, above = sum(alpha < 2 for alpha in found), sum(alpha > 6 for alpha in found)
+            print(
+                f"{len(found)} layers with an exponent ({options.fit}): mean alpha {sum(found) / len(found):.3f}, "
+                f"{below} below 2, {above} above 6."
+            )
+
+
+def compare_command(options: argparse.Namespace) -> None:
+    """``hf-tempbalance compare A B``."""
+    first, second = ({s.name: s for s in _spectra(model, options)} for model in (options.model, options.other))
+    common = [name for name in first if name in second]
+    if not common:
+        raise ValueError(f"{options.model} and {options.other} have no layer of the same name.")
+    rows = [
+        {
+            "name": name,
+            "alpha A": first[name].alpha,
+            "alpha B": second[name].alpha,
+            "difference": second[name].alpha - first[name].alpha,
+            "spectral_norm A": first[name].spectral_norm,
+            "spectral_norm B": second[name].spectral_norm,
+            "stable_rank A": first[name].stable_rank,
+            "stable_rank B": second[name].stable_rank,
+        }
+        for name in common
+    ]
+    if options.csv is not None:
+        _write_csv(options.csv, rows)
+    if options.json is not None:
+        _write(options.json, json.dumps({"A": options.model, "B": options.other, "layers": _without_nan(rows)}) + "\n")
+    if "-" not in (options.json, options.csv):
+        _print_table(rows, f"A: {options.model}, B: {options.other}")
+        for label, names in (("A", first.keys() - second.keys()), ("B", second.keys() - first.keys())):
+            if names:
+                print(f"only in {label}: {', '.join(sorted(names))}")
+
+
+def report_command(options: argparse.Namespace) -> None:
+    """``hf-tempbalance report OUTPUT_DIR``."""
+    from ..runs.run import read_run
+
+    run = read_run(options.output_dir)
+    from ..runs.report import layers_to_show, write_report
+
+    spectra = _spectra_of_run(options.output_dir, layers_to_show(run), run.settings) if run.looks else []
+    print(write_report(run, options.output, spectra=spectra))
+
+
+def _spectra_of_run(folder: Path, names: list[str], settings: dict[str, Any] | None) -> list[Figure]:
+    """Pictures of some layers of the saved model; none where the folder has no safetensors file."""
+    if not any(folder.glob("*.safetensors")):
+        return []
+    from ..runs.plots import plot_spectrum
+    from ..spectra.analysis import analyze_weights
+    from .sources import open_source
+
+    weights = [weight for weight in open_source(str(folder)).weights if weight.name in names]
+    weights.sort(key=lambda weight: names.index(weight.name))
+    rules = {"exclude_first": False, "exclude_last": False}
+    config = TempBalanceConfig.from_dict((settings or {}) | rules)
+    return [
+        plot_spectrum(eigenvalues.numpy(), spectrum.to_dict())
+        for spectrum, eigenvalues in (analyze_weights(weights, config) if weights else [])
+        if eigenvalues is not None
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hf-tempbalance", description="Look at the weight spectra of a model.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("model", help=MODEL_HELP)
+    shared.add_argument("--fit", choices=get_args(Fit), default="goodness-of-fit", help="start of the power-law tail")
+    shared.add_argument("--xmin_pos", type=float, default=2.0, help="median: the tail starts at index N / xmin_pos")
+    shared.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON, to the output without FILE")
+    shared.add_argument("--csv", nargs="?", const="-", metavar="FILE", help="write CSV, to the output without FILE")
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    analyze = commands.add_parser("analyze", parents=[shared], help="one line for each layer")
+    analyze.add_argument(
+        "--plots", type=Path, metavar="DIR", help="write a picture of each spectrum and of all alphas"
+    )
+    analyze.add_argument("--sort", choices=COLUMNS, metavar="COLUMN", help=f"sort by one of {', '.join(COLUMNS)}")
+    analyze.add_argument("--only", metavar="PATTERN", help="layers whose name matches, such as 'encoder.*'")
+    compare = commands.add_parser("compare", parents=[shared], help="two models, layer by layer")
+    compare.add_argument("other", help="the second model")
+    report = commands.add_parser("report", help="one HTML page of a training run")
+    report.add_argument("output_dir", type=Path, help="output folder of a Trainer with TempBalance or of train.py")
+    report.add_argument("--output", type=Path, metavar="FILE", help="the page; tempbalance_report.html in the folder")
+    report.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _spectra(model: str, options: argparse.Namespace, plots: Path | None = None) -> list[LayerSpectrum]:
+    from rich.console import Console
+    from rich.progress import track
+
+    from ..spectra.analysis import analyze_weights
+    from .sources import open_source
+
+    source = open_source(model)
+    # A file does not tell which layer was registered first and last.
+    rules = {"exclude_first": source.has_model, "exclude_last": source.has_model}
+    config = TempBalanceConfig(fit=options.fit, xmin_pos=options.xmin_pos, **rules)
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+    errors = Console(stderr=True)
+    looked_at = track(
+        analyze_weights(source.weights, config),
+        description="layers",
+        total=len(source.weights),
+        console=errors,
+        disable=not errors.is_terminal,
+        transient=True,
+    )
+    spectra = []
+    for spectrum, eigenvalues in looked_at:
+        spectra.append(spectrum)
+        if plots is not None and eigenvalues is not None and math.isfinite(spectrum.alpha):
+            from ..runs.plots import plot_spectrum
+
+            name = spectrum.name.replace("/", "_") or "model"
+            plot_spectrum(eigenvalues.numpy(), spectrum.to_dict()).savefig(plots / f"{name}.png", dpi=100)
+    if plots is not None:
+        from ..runs.plots import plot_alphas
+
+        plot_alphas([spectrum.to_dict() for spectrum in spectra]).savefig(plots / "alphas.png", dpi=100)
+    return spectra
+
+
+def _print_table(rows: list[dict[str, Any]], title: str) -> None:
+    from rich.box import HORIZONTALS
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    is_terminal = console.is_terminal
+    table = Table(title=title if is_terminal else None, box=HORIZONTALS if is_terminal else None, pad_edge=False)
+    for name in rows[0]:
+        is_text = isinstance(rows[0][name], str)
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_terminal)
+    for row in rows:
+        style = {"over-trained": "yellow", "under-trained": "red"}.get(row.get("warning", ""))
+        table.add_row(*(_shown(value) for value in row.values()), style=style)
+    (console if is_terminal else Console(width=10_000, color_system=None)).print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _write_csv(path: str, rows: list[dict[str, Any]]) -> None:
+    import io
+
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if _is_nan(value) else value for key, value in row.items()} for row in rows)
+    _write(path, stream.getvalue())
+
+
+def _write(path: str, text: str) -> None:
+    if path == "-":
+        sys.stdout.write(text)
+    else:
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def _without_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: None if _is_nan(value) else value for key, value in row.items()} for row in rows]
+
+
+def _matrix(spectrum: LayerSpectrum) -> tuple[int, int]:
+    """Rows and columns of one matrix of the weight."""
+    shape = spectrum.shape
+    if spectrum.kind == "in_proj":
+        return shape[0] // 3, shape[1]
+    if len(shape) < 2:
+        return 0, 0
+    return (shape[-2], shape[-1]) if spectrum.kind == "experts" else (shape[0], shape[1])
+
+
+def _log10(value: float) -> float:
+    return math.log10(value) if value > 0 else math.nan
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""TempBalance in Hugging Face's Trainer: callback, Trainer, arguments, scalars for trackers."""

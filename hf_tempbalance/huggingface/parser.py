@@ -1,0 +1,132 @@
+"""Command lines of our scripts: a YAML file gives the defaults, flags win, and a mistake is one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..config import nearest
+
+
+class ConfigArgumentParser(HfArgumentParser):
+    """`HfArgumentParser` with ``--config FILE.yaml``.
+
+    Values of the file go through the same conversion and checks as flags, so ``1e-1`` is a number.
+    """
+
+    def __init__(self, dataclass_types: Sequence[type], **kwargs: Any) -> None:
+        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        self._raises = False
+        self.add_argument("--config", help="YAML file with any of the options below; flags win over it.")
+        self.add_argument("--traceback", action="store_true", help="Show the traceback of an error.")
+
+    def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+        """One object of each dataclass.
+
+        Raises:
+            ValueError: the file can't be read, or has an unknown key (the message has the nearest one).
+            SystemExit: a flag is unknown or its value is not allowed.
+        """
+        argv = list(sys.argv[1:] if argv is None else argv)
+        path = self._config_path(argv)
+        defaults = [] if path is None else self._flags_of(Path(path))
+        unknown = self.parse_known_args(argv)[1]
+        if unknown:
+            option = unknown[0].split("=")[0].lstrip("-")
+            self.error(f"unknown option {unknown[0]!r}. {self._hint(option)}")
+        parsed = self.parse_args_into_dataclasses([*defaults, *argv], look_for_args_file=False)
+        return parsed[: len(self.dataclass_types)]
+
+    def parse_options(self, options: dict[str, Any]) -> tuple[Any, ...]:
+        """One object of each dataclass from options in a dict, as a file has them.
+
+        Raises:
+            ValueError: an option is unknown or its value is not allowed.
+        """
+        self._raises = True
+        try:
+            return self.parse_args_into_dataclasses(self._flags(options), look_for_args_file=False)[
+                : len(self.dataclass_types)
+            ]
+        finally:
+            self._raises = False
+
+    def set_defaults(self, **defaults: Any) -> None:
+        """As argparse; a script's own recipe may not name an option that is not there, or is there no longer.
+
+        Raises:
+            ValueError: no such option.
+        """
+        for key in defaults:
+            if key not in self._known():
+                raise ValueError(f"unknown option {key!r} in the script's defaults. {self._hint(key)}")
+        super().set_defaults(**defaults)
+
+    def error(self, message: str) -> NoReturn:
+        """One line instead of several hundred lines of usage."""
+        if self._raises:
+            raise ValueError(message)
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    @staticmethod
+    def _config_path(argv: list[str]) -> str | None:
+        path = None
+        for position, argument in enumerate(argv):
+            if argument == "--config" and position + 1 < len(argv):
+                path = argv[position + 1]
+            elif argument.startswith("--config="):
+                path = argument.removeprefix("--config=")
+        return path
+
+    def _flags_of(self, path: Path) -> list[str]:
+        try:
+            options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise ValueError(f"{path} can't be read: {error.strerror}.") from error
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(options, dict):
+            raise ValueError(f"{path} must have one 'option: value' a line.")
+        try:
+            return self._flags(options)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def _flags(self, options: dict[str, Any]) -> list[str]:
+        flags = []
+        for key, value in options.items():
+            if key not in self._known():
+                raise ValueError(f"unknown key {key!r}. {self._hint(str(key))}")
+            if isinstance(value, list):
+                flags += [f"--{key}", *map(str, value)]
+            elif value is not None:
+                flags += [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]
+        return flags
+
+    def _known(self) -> list[str]:
+        return [field.name for kind in self.dataclass_types for field in fields(kind) if field.init]
+
+    def _hint(self, key: str) -> str:
+        hint = nearest(key, [*self._known(), "config", "traceback"])
+        return hint if hint.startswith("Did") else "--help lists all options."
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Call a script's ``main``; turn errors that the user can mend into one line. --traceback shows the traceback."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        if "--traceback" in sys.argv:
+            traceback.print_exc()
+        else:
+            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)  # noqa: T201  the command line's own output
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,107 @@
+"""`ResultsCallback`: writes ``results.json`` while a Trainer trains."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerState
+
+from ..runs.checkpoints import last_complete_checkpoint
+from ..runs.results import RESULTS_NAME, read_results, write_results
+from ..spectra.analysis import analyze
+
+
+PACKAGES = ("hf_tempbalance", "torch", "transformers", "accelerate", "timm", "datasets", "numpy")
+
+
+class ResultsCallback(TrainerCallback):
+    """Keeps ``results.json`` in the output folder up to date: at the start, at every checkpoint and at the end.
+
+    Args:
+        settings: what is written first: the options of the run, as JSON types.
+        is_resumed: go on with the seconds and the first alphas of the file that is there.
+    """
+
+    def __init__(self, settings: dict[str, Any], *, is_resumed: bool = False) -> None:
+        self.settings = settings
+        self.is_resumed = is_resumed
+        self.start, self.seconds_before = time.time(), 0.0
+        self.alphas: dict[str, dict[str, Any]] = {}  # layer -> alpha before and after training, and its rule
+        self.results: dict[str, Any] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        before = {}
+        path = Path(args.output_dir, RESULTS_NAME)
+        if self.is_resumed and path.is_file():
+            before = read_results(args.output_dir)
+        self.seconds_before = before.get("seconds", 0.0)
+        self.alphas = {layer["name"]: layer for layer in before.get("layers", [])}
+        for spectrum in [] if self.alphas else analyze(kwargs["model"]):
+            self.alphas[spectrum.name] = {
+                "name": spectrum.name,
+                "excluded_by": spectrum.excluded_by,
+                "alpha_start": spectrum.alpha,
+            }
+        self.results = {"status": "running"} | self.settings | {"environment": environment(args)}
+        self._write(args, state)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        # After the checkpoint is whole: time and metrics are those of the state that a resumed run starts from.
+        self._write(args, state)
+
+    def finish(self, trainer: Any, status: str, error: str | None = None) -> None:
+        """Write the last state of a run; ``status`` is "finished" or "failed"."""
+        self.results = self.results or self.settings | {"environment": environment(trainer.args)}
+        self.results |= {"status": status} | ({} if error is None else {"error": error})
+        if status == "finished":
+            for spectrum in analyze(trainer.model):
+                self.alphas[spectrum.name]["alpha_end"] = spectrum.alpha
+        self._write(trainer.args, trainer.state)
+
+    def _write(self, args: TrainingArguments, state: TrainerState) -> None:
+        epochs: dict[float, dict[str, float]] = {}
+        for entry in state.log_history:
+            if "loss" in entry or any(key.startswith("eval_") for key in entry):
+                epochs.setdefault(round(entry["epoch"], 6), {}).update(entry)
+        last, _ = last_complete_checkpoint(args.output_dir)
+        looks = [entry["tempbalance/seconds"] for entry in state.log_history if "tempbalance/seconds" in entry]
+        self.results |= {
+            "seconds": self.seconds_before + time.time() - self.start,
+            "tempbalance_seconds": sum(looks),
+            "epochs": [epochs[epoch] for epoch in sorted(epochs)],
+            "best_metric": state.best_metric,
+            "best_checkpoint": state.best_model_checkpoint,
+            "last_checkpoint": str(last) if last else None,
+            "layers": list(self.alphas.values()),
+        }
+        if args.should_save:
+            write_results(args.output_dir, self.results)
+
+
+def environment(args: TrainingArguments) -> dict[str, Any]:
+    """Versions, code and machine."""
+    changes = _git("status", "--porcelain")
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+        "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "processes": args.world_size,
+        "threads": torch.get_num_threads(),
+        "seed": args.seed,
+    }
+
+
+def _git(*command: str) -> str | None:
+    here = Path(__file__).parent
+    done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

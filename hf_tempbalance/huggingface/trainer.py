@@ -1,0 +1,169 @@
+"""`TempBalanceTrainer`: a Trainer whose optimizer has layer-wise groups and whose looks reach every tracker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+
+from ..balance.balancer import assign_parameters
+from ..balance.layer_groups import LayerGroups
+from ..balance.virtual_groups import check_optimizer, is_schedule_free
+from ..config import TempBalanceConfig
+from ..runs.checkpoints import last_complete_checkpoint
+from ..spectra.layers import unwrap
+from .callback import TempBalanceCallback
+from .training_args import TempBalanceTrainingArguments
+
+
+logger = logging.getLogger(__name__)
+
+
+class TempBalanceTrainer(Trainer):
+    """A Trainer with TempBalance: ``TempBalanceTrainer(..., tempbalance=TempBalanceConfig())``.
+
+    It makes the optimizer as Trainer does and splits its groups by layer (``group["layer"]``,
+    ``group["lr_multiplier"]``; the untuned parameters come first). ``group["lr"]`` is the schedule's in all of them;
+    the multiplier is applied inside ``optimizer.step()``. Checkpoints keep the layout of a plain Trainer's and can be
+    exchanged with it. An optimizer that is passed in, or that keeps its state in its own way, is balanced without
+    splitting its groups for good.
+
+    The scalars that `TempBalanceCallback` lists go through ``Trainer.log``, so every tracker gets them, and with them
+    ``tempbalance/alpha/PART`` and ``tempbalance/multiplier/PART``: means over at most 16 parts of the network, or each
+    layer's with ``log_layers="all"``.
+
+    Args:
+        *args, **kwargs: as for Trainer. With `TempBalanceTrainingArguments` the trainer acts on its fields.
+        tempbalance: the settings; None trains as Trainer does (those fields still count).
+
+    Raises:
+        ValueError: ``callbacks`` has a `TempBalanceCallback` as well.
+    """
+
+    def __init__(self, *args: Any, tempbalance: TempBalanceConfig | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tempbalance = tempbalance
+        self._layer_groups: LayerGroups | None = None
+        if tempbalance is not None:
+            if any(isinstance(callback, TempBalanceCallback) for callback in self.callback_handler.callbacks):
+                raise ValueError(
+                    "tempbalance=... and a TempBalanceCallback would both set the rates. Pass one of them."
+                )
+            self.add_callback(TempBalanceCallback(tempbalance))
+            # Where a callback of the user's would be: behind the trackers and before what prints.
+            callbacks = self.callback_handler.callbacks
+            callbacks.insert(len(callbacks) - 2, callbacks.pop())
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer; True resumes from the newest checkpoint that was written to its end.
+
+        Raises:
+            ValueError: True, and the output folder has no such checkpoint.
+        """
+        if resume_from_checkpoint is True:
+            checkpoint, incomplete = last_complete_checkpoint(self.args.output_dir)
+            for path in incomplete:
+                logger.warning("%s is incomplete: it was being written when the run ended. It is not used.", path)
+            if checkpoint is None:
+                raise ValueError(f"{self.args.output_dir} has no complete checkpoint to resume from.")
+            resume_from_checkpoint = str(checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As Trainer; every parameter with ``weight_decay_on_all``."""
+        if isinstance(self.args, TempBalanceTrainingArguments) and self.args.weight_decay_on_all:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As Trainer, with the groups split by layer."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TempBalanceCallback):
+                callback.log = self.log
+                callback.log_layers = getattr(self.args, "log_layers", callback.log_layers)
+        if is_new and self.tempbalance is not None:
+            self._layer_groups = self._split(optimizer)
+        return optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """As Trainer; a staircase with ``scheduler_unit="epoch"``."""
+        is_new = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if is_new and isinstance(self.args, TempBalanceTrainingArguments) and self.args.scheduler_unit == "epoch":
+            length = self._steps_per_epoch()
+            scheduler.lr_lambdas = [_staircase(function, length) for function in scheduler.lr_lambdas]
+        if is_new and self._layer_groups is not None and self._layer_groups.keeps_plain_state:
+            self._layer_groups.adapt_scheduler(scheduler)
+        return scheduler
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """As Trainer, with results, settings and picture of TempBalance; ``push_to_hub`` calls it.
+
+        Args:
+            dataset: name of the data set for people.
+            dataset_tags: its id on the Hub.
+            *others: as for Trainer.
+        """
+        given = {"language": language, "license": license, "tags": tags, "finetuned_from": finetuned_from}
+        given |= {"tasks": tasks, "dataset_tags": dataset_tags, "dataset": dataset, "dataset_args": dataset_args}
+        from ..runs.modelcard import has_peft_card, write_card_of
+
+        if has_peft_card(self.args.output_dir):  # its text is PEFT's, and ours comes behind
+            super().create_model_card(model_name=model_name, **given)
+        if self.is_world_process_zero():
+            write_card_of(self, model_name, **given)
+
+    def _split(self, optimizer: torch.optim.Optimizer) -> LayerGroups | None:
+        model = unwrap(self.model)
+        _, layer_of = assign_parameters(model, self.tempbalance)
+        tuned = [p for p in model.parameters() if id(p) in layer_of and p.requires_grad]
+        check_optimizer(optimizer, tuned, has_layer_groups=True)
+        own, plain = type(optimizer), torch.optim.Optimizer
+        has_own_state = own.state_dict is not plain.state_dict or own.load_state_dict is not plain.load_state_dict
+        if has_own_state or self.is_fsdp_enabled:
+            # Its checkpoints don't pass the hooks that convert them (FSDP's are made by parameter name, with the
+            # group's settings next to each); virtual groups do without.
+            return None
+        # DeepSpeed saves flat parts; a schedule-free optimizer's averages depend on the rate, and so on the layer.
+        keeps_plain_state = not self.is_deepspeed_enabled and not is_schedule_free(optimizer)
+        return LayerGroups(
+            optimizer, lambda parameter: layer_of.get(id(parameter)), keeps_plain_state=keeps_plain_state
+        )
+
+    def _steps_per_epoch(self) -> int:
+        loader = self.get_train_dataloader()
+        if not has_length(loader):
+            raise ValueError(
+                "scheduler_unit='epoch' needs a training data set with a length. Use scheduler_unit='step'."
+            )
+        return self.set_initial_training_values(self.args, loader)[1]
+
+
+def _staircase(schedule: Callable[[int], float], steps_per_epoch: int) -> Callable[[int], float]:
+    """The schedule with its value at an epoch's first step held for the whole epoch."""
+
+    # A function and not an object: LambdaLR would pickle an object's attributes into scheduler.pt.
+    def held(step: int) -> float:
+        return schedule(step // steps_per_epoch * steps_per_epoch)
+
+    return held

@@ -1,0 +1,131 @@
+"""``tempbalance_history.jsonl``: one JSON object a look. Read by the callback, plots and reports."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..files import finite, write_whole
+
+
+HISTORY_NAME = "tempbalance_history.jsonl"
+
+
+def append_look(path: str | Path, look: dict[str, Any]) -> None:
+    """Append one look as a line of strict JSON; NaN and infinity are written as null.
+
+    The line is on disk when this returns, so that a killed process loses no finished look.
+
+    Raises:
+        OSError: it could not be written; what had been written of the line was taken back.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            file.write(json.dumps(finite(look), allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def read_history(path: str | Path) -> list[dict[str, Any]]:
+    """All looks, oldest first; null numbers of a layer come back as NaN.
+
+    A last line without its end, as a killed process leaves it, is ignored.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not a look. The message names the file and the line.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    looks = []
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            look = json.loads(line)
+            look["layers"] = [with_nan(layer) for layer in look["layers"]]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}, line {number} is not a look of a TempBalance history: {error!r}") from error
+        looks.append(look)
+    return looks
+
+
+def continue_history(path: str | Path, last_step: int, layers: list[str]) -> str | None:
+    """Get the file ready for the looks after ``last_step``: later ones, of a run that was cut off, are dropped.
+
+    A file with lines that can't be read, or of other layers, is moved aside under a new name; its readable lines are
+    taken over, those of other layers are not. The file is replaced in one move; a missing file stays missing.
+
+    Args:
+        last_step: of the last look that is kept; -1 starts anew.
+        layers: names of this model's layers, in order.
+
+    Returns:
+        What was wrong with the file and where it is now, as a sentence; None where nothing was.
+
+    Raises:
+        ValueError: the file can't be read or written. The message names it and says what to do.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return None
+        with path.open("r+b") as file:
+            content = file.read().decode("utf-8", errors="replace")
+        looks, problem = _sift(content, layers)
+        kept = [line for step, line in looks if step <= last_step]
+        aside = None
+        if problem is not None:
+            aside = _free_name(path)
+            shutil.copyfile(path, aside)
+        write_whole(path, "".join(line + "\n" for line in kept))
+    except OSError as error:
+        raise ValueError(
+            f"{path} can't be used for the history of this run: {error.strerror}. Make it a file that can be read and "
+            "written, or choose another output folder."
+        ) from error
+    return None if problem is None else f"{path}: {problem}. The file as it was is now {aside.name}."
+
+
+def _sift(content: str, layers: list[str]) -> tuple[list[tuple[int, str]], str | None]:
+    """(step, line) of the usable looks, and what is wrong with the others."""
+    *lines, rest = content.split("\n")
+    looks, problem = [], None
+    for number, line in enumerate(lines, start=1):
+        try:
+            look = json.loads(line)
+            step, names = int(look["step"]), [layer["name"] for layer in look["layers"]]
+        except (ValueError, TypeError, KeyError):
+            problem = problem or f"line {number} is not a look"
+            continue
+        if names == layers:
+            looks.append((step, line))
+        else:
+            problem = problem or f"line {number} is a look at other layers, of another model or other software"
+    return looks, problem or ("the last line is cut off" if rest else None)
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def with_nan(layer: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `finite` for the numbers of a layer."""
+    # `excluded_by` is the one field of a layer that is null without being a number.
+    return {key: math.nan if value is None and key != "excluded_by" else value for key, value in layer.items()}
+
+
+def metric_keys(entry: dict[str, Any]) -> list[str]:
+    """The metrics in an entry of Trainer's ``log_history``: what an evaluation found, without its times and speeds."""
+    no_metrics = ("_runtime", "_per_second", "_model_preparation_time")
+    return [key for key in entry if key.startswith("eval_") and not key.endswith(no_metrics)]

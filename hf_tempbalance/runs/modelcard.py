@@ -1,0 +1,288 @@
+"""The model card of a run: what was trained, its results, how to load it, and what TempBalance did."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader
+from transformers.modelcard import TrainingSummary
+
+from .history import HISTORY_NAME
+from .run import Run, read_run
+
+
+if TYPE_CHECKING:
+    from ..huggingface.trainer import TempBalanceTrainer
+
+
+logger = logging.getLogger(__name__)
+CARD_NAME, PICTURE_NAME = "README.md", "plots/tempbalance_layers.png"
+# End of a model class's name -> task on the Hub.
+TASKS = {
+    "ForImageClassification": "image-classification",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForMaskedLM": "fill-mask",
+}
+INPUTS = {"image-classification": "image.png", "fill-mask": None, "question-answering": None}
+TRAINING = {
+    "learning_rate": "learning rate",
+    "lr_scheduler_type": "schedule",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch size of a device",
+    "gradient_accumulation_steps": "gradient accumulation",
+    "optim": "optimizer",
+    "optim_args": "its arguments",
+    "weight_decay": "weight decay",
+    "warmup_steps": "warmup",
+    "seed": "seed",
+}
+
+
+def write_model_card(
+    run: Run,
+    *,
+    config: dict[str, Any] | None = None,
+    repo_id: str | None = None,
+    data: dict[str, Any] | None = None,
+    dataset: str | None = None,
+    dataset_id: str | None = None,
+    splits: tuple[str, ...] = ("validation", "test"),
+) -> Path:
+    """Write README.md, with the picture that it shows, into a run's output folder.
+
+    Args:
+        run: of `read_run`.
+        config: the model's configuration; config.json of the folder if None.
+        repo_id: owner/name on the Hub, for the lines that load the model; the folder's name if None.
+        data: further fields of `huggingface_hub.ModelCardData`: license, tags, language, base_model, ...
+        dataset: name of the data set for people; without it there are no results in the metadata.
+        dataset_id: its id on the Hub, if it has one.
+        splits: names of the evaluated splits, where a metric's key has one: "eval_test_accuracy".
+
+    Raises:
+        ValueError: there is no configuration, or config.json is damaged.
+    """
+    config = config or _config(run.folder)
+    title = repo_id.split("/")[-1] if repo_id else run.folder.resolve().name
+    task = _task(config)
+    data = dict(data or {})
+    tags = ["generated_from_trainer", *(["tempbalance"] if run.settings is not None else []), *data.pop("tags", [])]
+    card_data = ModelCardData(
+        library_name=data.pop("library_name", "transformers"),
+        pipeline_tag=data.pop("pipeline_tag", task),
+        datasets=[dataset_id] if dataset_id else None,
+        metrics=_metric_names(run, splits) or None,
+        model_name=title,
+        eval_results=_eval_results(run, task, dataset, dataset_id, splits) or None,
+        tags=list(dict.fromkeys(tags)),
+        **data,
+    )
+    body = _rendered(
+        "modelcard.md",
+        title=title,
+        summary=_summary(run, config, dataset),
+        snippet=_snippet(config, task, repo_id or title),
+        code_file=_code_file(config),
+        results=[(key.removeprefix("eval_"), f"{value:.4g}", _epoch_of(run, key)) for key, value in _metrics(run)],
+        training=_training(run),
+        tempbalance=_section(run).rstrip(),
+        versions=_versions(run),
+    )
+    path = run.folder / CARD_NAME
+    path.write_text(f"---\n{card_data.to_yaml()}\n---\n\n{body}", encoding="utf-8")
+    return path
+
+
+def write_card_of(trainer: TempBalanceTrainer, model_name: str | None = None, **given: Any) -> None:
+    """The card of what a Trainer has trained, in its output folder.
+
+    Args:
+        trainer: its state and arguments are those of the card.
+        model_name: title of the card; the name in ``hub_model_id`` or of the output folder if None.
+        **given: as for ``Trainer.create_model_card``; what is missing is inferred as it does.
+    """
+    folder, args = Path(trainer.args.output_dir), trainer.args
+    trainer.save_state()
+    run = read_run(folder)
+    run.arguments = json.loads(args.to_json_string())  # tokens are masked
+    run.settings = run.settings if trainer.tempbalance is None else trainer.tempbalance.to_dict()
+    path = folder / CARD_NAME
+    if has_peft_card(folder):
+        path.write_text(f"{path.read_text(encoding='utf-8').rstrip()}\n\n{_section(run)}", encoding="utf-8")
+        return
+    summary = TrainingSummary.from_trainer(trainer, model_name=model_name, **given)
+    splits = tuple(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else ()
+    data = {"language": summary.language, "license": summary.license, "base_model": summary.finetuned_from or None}
+    tags = [*_listed(summary.tags), *((ModelCard.load(path).data.tags or []) if path.is_file() else [])]
+    # What Trainer infers is the name of a builder, such as "parquet" or "cifar10", and no id of the Hub.
+    ids = _listed(given.get("dataset_tags")) or [name for name in _listed(summary.dataset_tags) if "/" in name]
+    saved = (folder / "config.json").is_file()
+    write_model_card(
+        run,
+        config=None if saved else trainer.model.config.to_dict(),
+        repo_id=trainer.hub_model_id or args.hub_model_id or model_name,
+        data={**{key: value for key, value in data.items() if value}, "tags": tags}
+        | ({"pipeline_tag": tasks[0]} if (tasks := _listed(given.get("tasks"))) else {}),
+        dataset=", ".join(_listed(summary.dataset)) or None,
+        dataset_id=ids[0] if ids else None,
+        splits=splits,
+    )
+
+
+def has_peft_card(folder: str | Path) -> bool:
+    """Whether README.md of a folder is one that PEFT has written."""
+    path = Path(folder, CARD_NAME)
+    return path.is_file() and ModelCard.load(path).data.get("library_name") == "peft"
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _section(run: Run) -> str:
+    """What TempBalance did, in Markdown; empty without it."""
+    if run.settings is None:
+        return ""
+    return _rendered(
+        "tempbalance.md",
+        settings="\n".join(f"{key}: {json.dumps(value)}" for key, value in run.settings.items()),
+        layers=_layers(run),
+        picture=PICTURE_NAME if _picture(run) else None,
+        history=HISTORY_NAME if run.looks else None,
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} has no saved model (config.json). Call trainer.save_model() first.") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _task(config: dict[str, Any]) -> str | None:
+    name = (config.get("architectures") or [""])[0]
+    return next((task for end, task in TASKS.items() if name.endswith(end)), None)
+
+
+def _code_file(config: dict[str, Any]) -> str | None:
+    code = next(iter(config.get("auto_map", {}).values()), None)
+    return None if code is None else code.split("--")[-1].split(".")[0] + ".py"
+
+
+def _snippet(config: dict[str, Any], task: str | None, repo_id: str) -> str:
+    code = ", trust_remote_code=True" if config.get("auto_map") else ""
+    if task is None:
+        return f'from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("{repo_id}"{code})'
+    call = INPUTS.get(task, "Some text.")
+    lines = ["from transformers import pipeline", "", f'model = pipeline("{task}", model="{repo_id}"{code})']
+    return "\n".join(lines + ([f'print(model("{call}"))'] if call else []))
+
+
+def _summary(run: Run, config: dict[str, Any], dataset: str | None) -> str:
+    architecture = config.get("architecture") or (config.get("architectures") or ["A model"])[0]
+    epochs = max((entry.get("epoch") or 0 for entry in run.log), default=0)
+    words = f"{architecture}{f', trained on {dataset}' if dataset else ''}, {epochs:g} epochs."
+    labels = config.get("label_names") or list((config.get("id2label") or {}).values())
+    return words + (f" It knows {len(labels)} classes." if labels else "")
+
+
+def _metrics(run: Run) -> list[tuple[str, float]]:
+    return [(key, value) for key, value in run.last_metrics.items() if isinstance(value, int | float)]
+
+
+def _split_and_metric(key: str, splits: tuple[str, ...]) -> tuple[str | None, str]:
+    name = key.removeprefix("eval_")
+    split = next((split for split in splits if name.startswith(f"{split}_")), None)
+    return split, name.removeprefix(f"{split}_")
+
+
+def _metric_names(run: Run, splits: tuple[str, ...]) -> list[str]:
+    names = [_split_and_metric(key, splits)[1] for key, _ in _metrics(run)]
+    return sorted({name for name in names if name != "loss"})
+
+
+def _eval_results(
+    run: Run, task: str | None, dataset: str | None, dataset_id: str | None, splits: tuple[str, ...]
+) -> list[EvalResult]:
+    """The Hub wants task, data set and metric of a result; one without its data set is not written."""
+    found = []
+    for key, value in _metrics(run):
+        split, metric = _split_and_metric(key, splits)
+        if metric != "loss" and dataset and task and math.isfinite(value):
+            found.append(
+                EvalResult(
+                    task_type=task,
+                    dataset_type=dataset_id or Path(dataset).name,
+                    dataset_name=Path(dataset).name,
+                    dataset_split=split,
+                    metric_type=metric,
+                    metric_name=metric,
+                    metric_value=value,
+                )
+            )
+    return found
+
+
+def _epoch_of(run: Run, key: str) -> str:
+    return f"{max(entry['epoch'] for entry in run.log if entry.get(key) is not None):g}"
+
+
+def _training(run: Run) -> list[tuple[str, Any]]:
+    arguments = {key: run.arguments.get(key) for key in TRAINING}
+    if run.options.get("optimizer"):
+        arguments |= {"optim": run.options["optimizer"], "optim_args": run.options["optimizer_args"]}
+    unset = (None, "", 0, 0.0)
+    rows = [(TRAINING[key], value) for key, value in arguments.items() if value not in unset or key == "seed"]
+    return rows + ([("seconds", f"{run.seconds:.0f}")] if run.seconds else [])
+
+
+def _layers(run: Run) -> str:
+    if not run.looks:
+        return ""
+    layers = run.looks[-1]["layers"]
+    tuned = [layer for layer in layers if layer["excluded_by"] is None]
+    alphas = [layer["alpha"] for layer in tuned if math.isfinite(layer["alpha"])]
+    text = f"{len(tuned)} of {len(layers)} layers were balanced, at {len(run.looks)} looks in {_seconds(run)} s."
+    return text + (f" Their alpha ended between {min(alphas):.2f} and {max(alphas):.2f}." if alphas else "")
+
+
+def _seconds(run: Run) -> str:
+    return f"{run.tempbalance_seconds:.3g}"
+
+
+def _versions(run: Run) -> list[tuple[str, str]]:
+    known = run.environment.get("versions")
+    return list((known or {name: version(name) for name in ("hf_tempbalance", "transformers", "torch")}).items())
+
+
+def _picture(run: Run) -> bool:
+    """Write the picture of the layers; False where there is nothing to draw or nothing to draw it with."""
+    if not run.looks:
+        return False
+    try:
+        from .plots import plot_history
+    except ImportError:
+        logger.warning("The model card goes without a picture: matplotlib is missing (pip install matplotlib).")
+        return False
+    path = run.folder / PICTURE_NAME
+    path.parent.mkdir(exist_ok=True)
+    plot_history(run.looks).savefig(path, dpi=90)
+    return True
+
+
+def _rendered(template: str, **values: Any) -> str:
+    environment = Environment(loader=PackageLoader(__package__), trim_blocks=True, autoescape=False)  # Markdown
+    return environment.get_template(template).render(**values).rstrip() + "\n"

@@ -1,0 +1,44 @@
+"""``results.json`` of a run: what was run, where, and what it measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..files import write_json
+
+
+RESULTS_NAME = "results.json"
+
+
+def write_results(folder: str | Path, results: dict[str, Any]) -> None:
+    """Replace results.json in one move, so that a killed run leaves the last whole one. NaN is written as null."""
+    write_json(Path(folder, RESULTS_NAME), results)
+
+
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """The content of a run's results.json.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+        ValueError: it is not what a run writes.
+    """
+    path = Path(folder, RESULTS_NAME)
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder} has no {RESULTS_NAME}; it is not the output folder of scripts/train.py."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(results, dict) or "status" not in results:
+        raise ValueError(f"{path} is damaged: it has no status.")
+    return results
+
+
+def accuracies(results: dict[str, Any], split: str = "test") -> list[tuple[float, float]]:
+    """(epoch, accuracy) of each evaluation on a split; without held-out images the test split has no name."""
+    keys = (f"eval_{split}_accuracy", *(["eval_accuracy"] if split == "test" else []))
+    return [(epoch["epoch"], epoch[key]) for epoch in results.get("epochs", []) for key in keys if key in epoch]

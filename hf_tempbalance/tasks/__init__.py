@@ -1,0 +1,1 @@
+"""Tasks to train on: data, networks and metrics."""

@@ -1,0 +1,168 @@
+"""``hf-tempbalance report``: one page of a run, from a real Trainer or from scripts/train.py's files, offline."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import json
+from pathlib import Path
+
+import pytest
+from tiny import ConvNet, Digits
+from transformers import Trainer, TrainingArguments
+
+from hf_tempbalance import TempBalanceCallback, TempBalanceConfig
+from hf_tempbalance.cli import main as cli
+from hf_tempbalance.runs.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.report import REPORT_NAME, layers_to_show
+from hf_tempbalance.runs.results import write_results
+from hf_tempbalance.runs.run import read_run
+
+
+class Page(html.parser.HTMLParser):
+    """The parts of a page that the tests look at."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.images: list[bytes] = []
+        self.text = ""
+        self.alternatives: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        assert tag not in ("script", "link", "iframe")
+        if tag == "img":
+            kind, data = found["src"].split(",", 1)
+            assert kind == "data:image/png;base64"
+            self.images.append(base64.b64decode(data))
+            self.alternatives.append(found["alt"])
+        self.links += [
+            found[name] for name in ("href", "src") if name in found and not found[name].startswith("data:")
+        ]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A plain Trainer with the callback, as a user has it, whose model is saved."""
+    folder = tmp_path_factory.mktemp("run") / "out <1>"
+    args = TrainingArguments(
+        str(folder),
+        num_train_epochs=3,
+        per_device_train_batch_size=32,
+        logging_strategy="epoch",
+        save_strategy="epoch",
+        eval_strategy="epoch",
+        use_cpu=True,
+    )
+    callback = TempBalanceCallback(TempBalanceConfig(min_eigenvalues=1))
+    trainer = Trainer(ConvNet(), args, train_dataset=Digits(128), eval_dataset=Digits(64), callbacks=[callback])
+    trainer.train()
+    trainer.save_model()
+    return folder
+
+
+def report(capsys, *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = cli.main(["report", *arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_page_of_a_plain_trainer_with_the_callback(run, capsys):
+    code, out, _ = report(capsys, str(run))
+    assert code == 0 and out.strip() == str(run / REPORT_NAME)
+    page = Page((run / REPORT_NAME).read_text(encoding="utf-8"))
+    assert page.links == []  # opens offline
+    # curves, layers over time, rates, alphas, three spectra
+    assert len(page.images) == 7 and all(image.startswith(b"\x89PNG") for image in page.images)
+    assert all(page.alternatives)
+    looks = read_history(run / HISTORY_NAME)
+    for layer in looks[-1]["layers"]:
+        assert layer["name"] in page.text
+        assert f"{layer['alpha']:.2f}" in page.text
+    assert "out <1>" in page.text and "layers with their own rate" in page.text
+    assert '"lr_min_ratio": 0.5' in page.text
+
+
+def test_a_page_goes_where_it_is_wanted(run, tmp_path, capsys):
+    target = tmp_path / "pages" / "one.html"
+    code, out, _ = report(capsys, str(run), "--output", str(target))
+    assert code == 0 and out.strip() == str(target) and target.is_file()
+
+
+def test_the_layers_that_are_shown_have_the_smallest_the_middle_and_the_largest_alpha(run):
+    found = read_run(run)
+    tuned = {s["name"]: s["alpha"] for s in found.looks[-1]["layers"] if s["excluded_by"] is None}
+    ranked = sorted(tuned, key=tuned.get)
+    assert layers_to_show(found) == [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
+
+
+def test_a_run_is_read_from_its_newest_checkpoint_while_it_trains(run):
+    found = read_run(run)
+    assert [look["epoch"] for look in found.looks] == [0.0, 1.0, 2.0, 3.0]
+    assert found.settings["min_eigenvalues"] == 1
+    assert {"eval_loss"} <= found.last_metrics.keys()
+    assert not [key for key in found.last_metrics if "per_second" in key or "runtime" in key]
+
+
+def test_results_json_has_the_metrics_of_the_best_checkpoint_where_its_weights_were_loaded(tmp_path):
+    epochs = [
+        {"epoch": n, "step": 10 * n, "eval_accuracy": value, "loss": 1.0}
+        for n, value in ((1, 0.5), (2, 0.9), (3, 0.7))
+    ]
+    results = {"status": "finished", "config": {"dataset": "digits"}, "epochs": epochs, "seconds": 12.0}
+    results |= {"arguments": {"load_best_model_at_end": False}, "best_checkpoint": "somewhere/checkpoint-20"}
+    write_results(tmp_path, results)
+    assert read_run(tmp_path).last_metrics == {"eval_accuracy": 0.7}
+    results["arguments"]["load_best_model_at_end"] = True
+    write_results(tmp_path, results)
+    assert read_run(tmp_path).last_metrics == {"eval_accuracy": 0.9}
+
+
+def test_a_run_without_tempbalance_says_so(tmp_path, capsys):
+    epochs = [{"epoch": n, "step": n, "eval_accuracy": 0.5, "loss": 1.0, "learning_rate": 0.1} for n in (1, 2)]
+    write_results(tmp_path, {"status": "finished", "config": {"tempbalance": False, "settings": {}}, "epochs": epochs})
+    code, _, _ = report(capsys, str(tmp_path))
+    page = Page((tmp_path / REPORT_NAME).read_text(encoding="utf-8"))
+    assert code == 0 and len(page.images) == 1
+    assert "This run has no TempBalance: every layer had the schedule's rate." in page.text
+
+
+def test_layers_without_a_number_are_named(run, tmp_path, capsys):
+    looks = read_history(run / HISTORY_NAME)
+    for look in looks:
+        look["layers"][2] |= {"alpha": None, "multiplier": 1.0}
+    text = "".join(json.dumps(look) + "\n" for look in looks)
+    (tmp_path / HISTORY_NAME).write_text(text.replace("NaN", "null"))
+    code, _, _ = report(capsys, str(tmp_path))
+    page = Page((tmp_path / REPORT_NAME).read_text(encoding="utf-8"))
+    assert (
+        code == 0 and "No alpha could be computed at the end, so these keep the schedule's rate: conv3." in page.text
+    )
+
+
+def test_what_is_no_run_is_one_line(run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "trainer_state.json").write_text('{"log_history": 3}')
+    (tmp_path / "history").mkdir()
+    (tmp_path / "history" / HISTORY_NAME).write_text("not json\n")
+    (tmp_path / "file").write_text("")
+    cases = {
+        (str(tmp_path / "gone"),): "is no folder. Give the output folder of a training run.",
+        (str(tmp_path / "file"),): "is no folder",
+        (str(tmp_path / "empty"),): "it is not the output folder of a run",
+        (str(tmp_path / "broken"),): "trainer_state.json is damaged",
+        (str(tmp_path / "history"),): "line 1 is not a look",
+        (str(run), "--output", str(tmp_path / "file" / "page.html")): "file",
+    }
+    for arguments, message in cases.items():
+        code, out, err = report(capsys, *arguments)
+        last = err.strip().splitlines()[-1]
+        assert (code, out) == (1, "") and message in last and last.startswith("hf-tempbalance: "), (arguments, err)
+        assert "Traceback" not in err
