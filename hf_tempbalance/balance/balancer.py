@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
+import weakref
+from collections import deque
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config import TempBalanceConfig
-from ..spectra.analysis import LayerSpectrum, layer_options
-from ..spectra.layers import Layer, describe, find_followers, find_layers, unwrap
+from ..spectra.analysis import LayerSpectrum
+from ..spectra.layers import unwrap
 from ..spectra.unchanged import Unchanged
 from ..spectra.weights import clean_name
+from .assignment import assign_parameters
 from .distributed import from_first_rank, rank_and_size
-from .mapping import is_usable, map_scores
-from .spectrum_job import BackgroundLook, Look, OverlappedLook, analyze_together
-from .virtual_groups import VirtualGroups, check_optimizer
+from .look import Look, PendingLook
+from .method import Method, multipliers_of
+from .optimizer_check import check_optimizer
+from .optimizer_kinds import is_accumulating
+from .spectrum_job import BackgroundJob, SpectrumJob, analyze_together
+from .stored import Stored
+from .virtual_groups import Factors, VirtualGroups
 
 
 class NoEffectWarning(UserWarning):
@@ -54,203 +62,263 @@ class TempBalancer:
         self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TempBalanceConfig | None = None
     ) -> None:
         self.config = config or TempBalanceConfig()
+        self.method = Method.of(self.config)
         self.model = unwrap(model)
-        self.layers, self._layer_of = assign_parameters(self.model, self.config)
-        self._multipliers = {layer.name: 1.0 for layer in self.layers if layer.excluded_by is None}
-        # By name as well: between forward and backward FSDP shows other tensors under the same names.
-        self._layer_of_name = {
-            clean_name(name): self._layer_of_parameter(parameter) for name, parameter in self.model.named_parameters()
-        }
-        trained = [p for p in self.model.parameters() if id(p) in self._layer_of and p.requires_grad]
-        check_optimizer(optimizer, trained)
         self.optimizer = optimizer
+        self.layers, self._layer_of = assign_parameters(self.model, self.config)
+        self._check_optimizer()
+        self._multipliers = {layer.name: 1.0 for layer in self.layers if layer.is_tuned}
+        # By name as well: between forward and backward FSDP shows other tensors under the same names.
+        self._layer_of_name = self._names()
         self._unchanged: Unchanged[LayerSpectrum] = Unchanged()
-        self._has_looked = False
-        self.pending: OverlappedLook | None = None  # begun, and not in force yet
-        self.overlapped: OverlappedLook | None = None  # the last one that came into force
-        self._groups = VirtualGroups(optimizer, self._layer_of_parameter, self._multiplier_of, self._before_step)
+        self._pending: PendingLook | None = None
+        self._finished: deque[Look] = deque(maxlen=2)  # nobody has to take them
+        self.steps = 0  # of the optimizer, since construction
+        self._owner: weakref.ref[Any] | None = None
+        self._groups = VirtualGroups(
+            optimizer, self._layer_of_parameter, self._factors_of, self._before_step, self._takes_part
+        )
 
-    def rebalance(self) -> list[LayerSpectrum] | None:
-        """Look at the weights now and set the multipliers; they hold until the next call.
+    def rebalance(self, *, step: int | None = None, epoch: float = 0.0) -> list[LayerSpectrum]:
+        """Look at the weights now and set the multipliers; they hold until the next look.
 
         A layer whose score is NaN or infinite, or not in the domain of the mapping, gets the multiplier 1 and a
         warning that names it; it changes no other layer's. Where all scores are equal every multiplier is 1.
 
-        With ``overlap`` the first call does that. Later ones copy the weights and return; a thread looks at the copy
-        while training goes on, and `overlap_steps` calls of ``optimizer.step()`` later, on every process at the same
-        one, the multipliers come into force. Then the look is in `overlapped`.
+        Args:
+            step, epoch: optimizer steps and epochs made so far, for the record; by default the steps of this object.
 
         Returns:
-            What `analyze` returns; None where the look goes on.
+            What `analyze` returns.
+
+        Raises:
+            ValueError: a tuned layer was replaced by one whose parameters the optimizer does not hold.
         """
-        self.settle_overlapped()
-        if self.pending is not None:
-            self._bring_into_force()
-        if self.config.overlap and self._has_looked:
-            look = Look(self.model, self.config, self._unchanged)
-            self.pending = OverlappedLook(self.config.overlap_steps, BackgroundLook(look))
-            return None
+        start = time.perf_counter()
+        self._end_pending()
+        self._assign_again()
         spectra = analyze_together(self.model, self.config, self._unchanged)
-        self._set(self._multipliers_of(spectra))
+        multipliers = self._multipliers_of(spectra)
+        seconds = time.perf_counter() - start
+        step = self.steps if step is None else step
+        look = Look(
+            step=step,
+            epoch=epoch,
+            spectra=spectra,
+            multipliers=multipliers,
+            multiplier_mean=self._mean(multipliers),
+            seconds=seconds,
+            waited=seconds,
+            in_force=step,
+        )
+        self._put_in_force(look)
         return spectra
 
-    def settle_overlapped(self) -> None:
-        """Wait for the look that goes on, if one does: its multipliers are known, and in force when they are due.
+    def begin_look(self, *, step: int | None = None, epoch: float = 0.0) -> None:
+        """Copy the weights and look at the copy on a thread, while training goes on.
 
-        Every process has to call it.
+        ``overlap_steps`` calls of ``optimizer.step()`` later, on every process at the same one, the multipliers come
+        into force; `take_looks` then has the record. A look that was begun before comes into force now.
+
+        Args:
+            step, epoch: as for `rebalance`.
         """
-        if self.pending is not None and self.pending.background is not None:
-            background, self.pending.background = self.pending.background, None
-            self.pending.waited += background.wait()
-            self.pending.seconds = background.seconds
-            self.pending.spectra = background.look.finish()
-            self.pending.multipliers = self._multipliers_of(self.pending.spectra)
+        start = time.perf_counter()
+        self._end_pending()
+        self._assign_again()
+        job = BackgroundJob(SpectrumJob(self.model, self.config, self._unchanged))
+        step = self.steps if step is None else step
+        waited = time.perf_counter() - start
+        self._pending = PendingLook(step, epoch, self.config.overlap_steps, job, waited)
 
-    def _before_step(self) -> None:
-        # Accelerate's step does nothing while gradients are accumulated.
-        gradients = getattr(self.optimizer, "gradient_state", None)
-        is_step = gradients is None or gradients.sync_gradients
-        if is_step and self.pending is not None:
-            if self.pending.steps_left == 0:
-                self.settle_overlapped()
-                self._bring_into_force()
-            else:
-                self.pending.steps_left -= 1
+    def wait(self) -> None:
+        """Until the look that goes on has its result, if one does. Every process has to call it.
 
-    def _bring_into_force(self) -> None:
-        self.overlapped, self.pending = self.pending, None
-        self._set(self.overlapped.multipliers)
+        `state_dict` has that look only then.
+        """
+        if self._pending is not None:
+            self._pending.wait(self._multipliers_of)
 
-    def _set(self, multipliers: dict[str, float]) -> None:
-        self._multipliers = multipliers
-        self._has_looked = True
-        self._write_into_groups()
+    def end(self) -> None:
+        """Wait for the look that goes on and record it, though it comes into force for no step any more."""
+        self.wait()
+        if self._pending is not None:
+            self._finished.append(self._pending.record(self._mean(self._pending.multipliers), is_in_force=False))
+            self._pending = None
 
-    def _multipliers_of(self, spectra: list[LayerSpectrum]) -> dict[str, float]:
-        tuned = [spectrum for spectrum in spectra if spectrum.excluded_by is None]
-        scores = [getattr(spectrum, self.config.metric) for spectrum in tuned]
-        multipliers = map_scores(
-            scores,
-            self.config.mapping,
-            lr_min_ratio=self.config.lr_min_ratio,
-            lr_max_ratio=self.config.lr_max_ratio,
-        )
-        # Equal scores could still be mapped to different last bits by different processors.
-        multipliers = from_first_rank(multipliers)
-        if rank_and_size()[0] == 0:
-            self._warn(tuned, scores, multipliers)
-        return {spectrum.name: value for spectrum, value in zip(tuned, multipliers, strict=True)}
+    def take_looks(self) -> list[Look]:
+        """The records of the looks that have come into force since the last call, oldest first; two at most."""
+        looks = list(self._finished)
+        self._finished.clear()
+        return looks
 
     @property
     def lr_multipliers(self) -> dict[str, float]:
         """Parameter name -> multiplier, for every parameter of the model; 1.0 where it is not tuned."""
-        return {name: self._multiplier_of(layer) for name, layer in self._layer_of_name.items()}
+        return {name: self._factors_of(layer).get("lr", 1.0) for name, layer in self._layer_of_name.items()}
 
     @property
     def layer_multipliers(self) -> dict[str, float]:
         """Name of a tuned layer -> multiplier of its parameters and of the norm that follows it."""
         return dict(self._multipliers)
 
+    @property
+    def multiplier_mean(self) -> float:
+        """Mean of the multipliers over the parameters that are tuned, each weighted by its number of elements."""
+        return self._mean(self._multipliers)
+
+    @property
+    def pending_step(self) -> int | None:
+        """Step at which the look was begun that is not in force yet; None without one."""
+        return None if self._pending is None else self._pending.step
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a look goes on beside training, so that `state_dict` lacks it."""
+        return self._pending is not None and self._pending.job is not None
+
     def state_dict(self) -> dict[str, Any]:
-        """The multipliers, in JSON types, and with ``overlap`` the look that is not in force yet.
+        """The multipliers, in JSON types, and the look that is not in force yet, if its result is known (`wait`)."""
+        state = {"version": 2, "multipliers": dict(self._multipliers)}
+        return state if self._pending is None or self.is_looking else state | {"pending": self._pending.to_dict()}
 
-        That look is waited for, so that a resumed run has its result: then every process has to call this.
-        """
-        self.settle_overlapped()
-        state = {"version": 1, "multipliers": dict(self._multipliers)}
-        return state if self.pending is None else state | {"pending": self.pending.to_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, where: str = "TempBalancer state") -> None:
         """The inverse of `state_dict`; the multipliers are in force from the next step.
 
+        Args:
+            where: file and place of the state, for the messages.
+
         Raises:
-            ValueError: the state comes from a newer version or belongs to other layers; the message names them.
+            ValueError: the state is damaged, comes from a newer version or belongs to other layers; the message names
+                the field or the layers.
         """
-        if state.get("version") != 1:
-            raise ValueError(f"TempBalancer state has version {state.get('version')!r}; this package reads version 1.")
-        for name, value in state["multipliers"].items():
-            if type(value) not in (int, float) or not 0 <= value < math.inf:
-                raise ValueError(
-                    f"TempBalancer state: the multiplier of {name} is {value!r} and should be a finite number of 0 or "
-                    "more. The state is damaged; load another one."
-                )
-        known, stored = set(self._layer_of.values()), state["multipliers"].keys()
-        differing = sorted((stored - known) | (self._multipliers.keys() - stored))
+        stored = Stored(state, where)
+        version = stored.whole("version")
+        if version not in (1, 2):
+            raise ValueError(f"{where} has version {version}; this package reads versions 1 and 2.")
+        multipliers = stored.object("multipliers").amounts()
+        known = set(self._layer_of.values())
+        differing = sorted((multipliers.keys() - known) | (self._multipliers.keys() - multipliers.keys()))
         if differing:
             raise ValueError(
-                f"TempBalancer state and model do not tune the same layers; only one of them tunes {differing}. "
+                f"{where} and model do not tune the same layers; only one of them tunes {', '.join(differing)}. "
                 "Load it into the same model with the same exclusion settings."
             )
+        pending = PendingLook.from_stored(stored.object("pending"), version) if "pending" in stored else None
         self._discard_pending()
-        if "pending" in state:
-            self.pending = OverlappedLook.from_dict(state["pending"])
-        self._set(dict(state["multipliers"]))
+        self._pending = pending
+        self._set(multipliers)
+
+    def take_part_while(self, owner: Any) -> None:
+        """Have no effect any more as soon as ``owner`` is gone, as a Trainer's state is when a new training starts."""
+        self._owner = weakref.ref(owner)
 
     def detach(self) -> None:
         """Take the balancer off the optimizer: from now on every parameter is stepped with the schedule's rate."""
         self._discard_pending()
         self._groups.detach()
 
+    def _takes_part(self) -> bool:
+        return self._owner is None or self._owner() is not None
+
+    def _before_step(self) -> None:
+        if is_accumulating(self.optimizer):
+            return
+        if self._pending is not None:
+            if self._pending.steps_left == 0:
+                self._end_pending()
+            else:
+                self._pending.count_step()
+        self.steps += 1
+
+    def _end_pending(self) -> None:
+        """Bring the look into force that is not yet, if there is one."""
+        self.wait()
+        if self._pending is not None:
+            look = self._pending.record(self._mean(self._pending.multipliers), is_in_force=True)
+            self._pending = None
+            self._put_in_force(look)
+
+    def _put_in_force(self, look: Look) -> None:
+        self._finished.append(look)
+        self._set(look.multipliers)
+
+    def _set(self, multipliers: dict[str, float]) -> None:
+        self._multipliers = multipliers
+        # For those who read layer-wise groups; the multiplier is applied inside step.
+        for group in self.optimizer.param_groups:
+            if "lr_multiplier" in group:
+                group["lr_multiplier"] = self._factors_of(group["layer"]).get("lr", 1.0)
+
     def _discard_pending(self) -> None:
-        if self.pending is not None and self.pending.background is not None:
-            self.pending.background.wait()
-        self.pending = None
+        if self._pending is not None and self._pending.job is not None:
+            self._pending.job.wait()
+        self._pending = None
+
+    def _assign_again(self) -> None:
+        """Follow layers that were put in, taken out or replaced since the last look."""
+        self.layers, layer_of = assign_parameters(self.model, self.config)
+        is_sharded = any(layer.weight.is_sharded for layer in self.layers)
+        if layer_of == self._layer_of or is_sharded:  # FSDP shows other tensors of the same layers for a while
+            return
+        new = sorted({layer for parameter, layer in layer_of.items() if parameter not in self._layer_of})
+        self._layer_of = layer_of
+        try:
+            self._check_optimizer()
+        except ValueError as error:
+            raise ValueError(
+                f"Layers were put in or replaced during training ({', '.join(new)}), and the optimizer does not hold "
+                "their parameters. Replace layers before training, or add the new parameters to the optimizer."
+            ) from error
+        self._layer_of_name = self._names()
+        self._groups.forget()
+
+    def _check_optimizer(self) -> None:
+        trained = [p for p in self.model.parameters() if id(p) in self._layer_of and p.requires_grad]
+        check_optimizer(self.optimizer, trained)
+
+    def _names(self) -> dict[str, str | None]:
+        """Parameter name -> layer, for every parameter."""
+        return {clean_name(name): self._layer_of_parameter(p) for name, p in self.model.named_parameters()}
 
     def _layer_of_parameter(self, parameter: Tensor) -> str | None:
         return self._layer_of.get(id(parameter))
 
-    def _multiplier_of(self, layer: str | None) -> float:
-        return self._multipliers.get(layer, 1.0)  # also of a layer that has been frozen since
+    def _factors_of(self, layer: str | None) -> Factors:
+        # 1.0 also for a layer that has been frozen since.
+        return self.method.target(1.0 if layer is None else self._multipliers.get(layer, 1.0))
 
-    def _write_into_groups(self) -> None:
-        """Show the multiplier in layer-wise groups, for those who read them; it is applied inside step."""
-        for group in self.optimizer.param_groups:
-            if "lr_multiplier" in group:
-                group["lr_multiplier"] = self._multiplier_of(group["layer"])
+    def _multipliers_of(self, spectra: list[LayerSpectrum]) -> dict[str, float]:
+        multipliers = multipliers_of(spectra, self.method)
+        # Equal scores could still be mapped to different last bits by different processors.
+        multipliers = from_first_rank(multipliers)
+        if rank_and_size()[0] == 0:
+            self._warn([spectrum for spectrum in spectra if spectrum.is_tuned], multipliers)
+        return multipliers
 
-    def _warn(self, tuned: list[LayerSpectrum], scores: list[float], multipliers: list[float]) -> None:
-        usable = is_usable(scores, self.config.mapping)
-        for spectrum, score, counts in zip(tuned, scores, usable, strict=True):
-            if not counts:
+    def _mean(self, multipliers: dict[str, float]) -> float:
+        elements: dict[str, int] = {}
+        for parameter in self.model.parameters():
+            layer = self._layer_of.get(id(parameter))
+            if layer in multipliers:
+                elements[layer] = elements.get(layer, 0) + getattr(parameter, "ds_numel", parameter.numel())
+        total = sum(elements.values())
+        return math.fsum(multipliers[layer] * count for layer, count in elements.items()) / total if total else 1.0
+
+    def _warn(self, tuned: list[LayerSpectrum], multipliers: dict[str, float]) -> None:
+        scores = [self.method.score(spectrum) for spectrum in tuned]
+        for spectrum, score, is_used in zip(tuned, scores, self.method.is_usable(scores), strict=True):
+            if not is_used:
                 cause = "" if math.isfinite(score) else " (NaN, infinite, zero or low-rank weights)"
                 warnings.warn(
                     f"{spectrum.name}: {self.config.metric} is {score}{cause}, which mapping={self.config.mapping!r} "
                     "can't use. This layer keeps the schedule's rate until the next look.",
                     stacklevel=4,
                 )
-        if len(set(multipliers)) == 1 and len(set(scores)) == 1:
+        if len(set(multipliers.values())) == 1 and len(set(scores)) == 1:
             warnings.warn(
                 f"{len(scores)} tuned layers have the same {self.config.metric}={scores[0]}: every multiplier is 1 "
                 "and this look changes nothing.",
                 NoEffectWarning,
                 stacklevel=4,
             )
-
-
-def assign_parameters(model: nn.Module, config: TempBalanceConfig) -> tuple[list[Layer], dict[int, str]]:
-    """All layers, and id of each parameter that can be tuned -> name of the layer whose multiplier it takes.
-
-    Depends on the architecture alone: parameters of frozen layers are in it, so that these can be set free in the
-    middle of training, and others frozen.
-
-    A layer's own weight and bias belong to it, and those of the norm that follows it; a parameter used twice belongs
-    to the layer that is met first.
-
-    Raises:
-        ValueError: no layer is tuned.
-    """
-    layers = find_layers(model, **layer_options(config))
-    tuned = {layer.name: layer for layer in layers if layer.excluded_by in (None, "frozen")}
-    if all(layer.excluded_by == "frozen" for layer in tuned.values()):
-        raise ValueError(f"There is nothing to balance: {describe(model, layers)}")
-    owner: dict[int, str] = {}
-    followers = find_followers(model, layers, batchnorm=config.batchnorm, layernorm=config.layernorm)
-    for name, layer in tuned.items():
-        for parameter in layer.weight.parameters:
-            owner.setdefault(id(parameter), name)
-    for name, module in model.named_modules():
-        layer_name = followers.get(clean_name(name))
-        if layer_name in tuned:
-            for parameter in module.parameters():
-                owner.setdefault(id(parameter), layer_name)
-    return layers, owner

@@ -1,19 +1,15 @@
-"""One look of all processes at the weights: who decomposes what, at once or on a copy while training goes on."""
+"""The spectra of a model by all processes: who decomposes what, at once or on a copy while training goes on."""
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass
 from itertools import zip_longest
 from threading import Thread
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config import TempBalanceConfig
-from ..files import finite
 from ..spectra.analysis import (
     LayerSpectrum,
     analysed_layers,
@@ -44,13 +40,15 @@ def analyze_together(
         ValueError: as `analyze`.
         RuntimeError: the processes have different models, or one of them failed; raised on all.
     """
-    look = Look(model, config or TempBalanceConfig(), Unchanged() if unchanged is None else unchanged)
-    look.compute()
-    return look.finish()
+    job = SpectrumJob(model, config or TempBalanceConfig(), Unchanged() if unchanged is None else unchanged)
+    job.compute()
+    return job.finish()
 
 
-class Look:
-    """A look in three parts: construction and `finish` take all processes together, `compute` is this one's alone.
+class SpectrumJob:
+    """The spectra of a model's weights, in three parts.
+
+    Construction and `finish` take all processes together, `compute` is this one's alone.
 
     ``compute`` reads the weights as they are then, and gathers sharded ones with all processes. After `copy` it reads
     the copies, needs nobody, and may run on another thread.
@@ -127,18 +125,18 @@ class Look:
             self.found |= found
 
 
-class BackgroundLook:
-    """A look on copies of the weights, computed by a thread; on an accelerator, on a stream of its own."""
+class BackgroundJob:
+    """A job on copies of the weights, computed by a thread; on an accelerator, on a stream of its own."""
 
-    def __init__(self, look: Look) -> None:
-        look.copy()
-        self.look = look
+    def __init__(self, job: SpectrumJob) -> None:
+        job.copy()
+        self._job = job
         self.seconds = 0.0  # of the computation
-        device = next((layer.weight.tensor.device for layer in look.layers if layer.is_analysed), torch.device("cpu"))
+        device = next((layer.weight.tensor.device for layer in job.layers if layer.is_analysed), torch.device("cpu"))
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(device))  # the copies have to be there
-        self._thread = Thread(target=self._run, name="tempbalance-look")
+        self._thread = Thread(target=self._run, name="tempbalance-spectra")
         self._thread.start()
 
     def wait(self) -> float:
@@ -147,54 +145,16 @@ class BackgroundLook:
         self._thread.join()
         return time.perf_counter() - start
 
+    def finish(self) -> list[LayerSpectrum]:
+        """The result, after `wait`. Raises as `analyze_together`."""
+        return self._job.finish()
+
     def _run(self) -> None:
         torch.set_num_threads(1)  # this thread's: the cores are the training's
         start = time.perf_counter()
         if self._stream is None:
-            self.look.compute()
+            self._job.compute()
         else:
             with torch.cuda.stream(self._stream):
-                self.look.compute()
+                self._job.compute()
         self.seconds = time.perf_counter() - start
-
-
-@dataclass
-class OverlappedLook:
-    """A look from its beginning until its multipliers are in force.
-
-    Attributes:
-        steps_left: optimizer steps that are still made with the old multipliers.
-        background: the computation; None once its result is known.
-        spectra, multipliers: the result.
-        seconds: time of the computation beside training.
-        waited: seconds that training stood still for it.
-    """
-
-    steps_left: int
-    background: BackgroundLook | None = None
-    spectra: list[LayerSpectrum] | None = None
-    multipliers: dict[str, float] | None = None
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """A look whose result is known, in strict JSON types."""
-        return {
-            "steps_left": self.steps_left,
-            "spectra": finite([spectrum.to_dict() for spectrum in self.spectra]),
-            "multipliers": dict(self.multipliers),
-            "seconds": self.seconds,
-            "waited": self.waited,
-        }
-
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> OverlappedLook:
-        """The inverse of `to_dict`."""
-        layers = [_with_nan(spectrum) for spectrum in state["spectra"]]
-        spectra = [LayerSpectrum(**(layer | {"shape": tuple(layer["shape"])})) for layer in layers]
-        return cls(**(state | {"spectra": spectra, "multipliers": dict(state["multipliers"])}))
-
-
-def _with_nan(spectrum: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `finite` for the fields of a spectrum."""
-    return {key: math.nan if value is None and key != "excluded_by" else value for key, value in spectrum.items()}

@@ -1,35 +1,31 @@
-"""How multipliers reach an optimizer.
+"""How factors reach an optimizer.
 
-The schedule owns ``group["lr"]``, TempBalance owns a multiplier per parameter, and the two meet only inside ``step``.
+The schedule owns ``group["lr"]``, TempBalance owns factors per parameter, and the two meet only inside ``step``.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .optimizer_kinds import is_deepspeed, is_of_deepspeed, keeps_state_by_parameter, levels_of
+
 
 Group = dict[str, Any]
-
-# Why an optimizer can't be given one rate per layer, and what to do instead.
-REFUSALS = {
-    "LBFGS": "it computes one step for all parameters together",
-    "LayerWiseDummyOptimizer": "it updates inside backward; use the variant of the optimizer that is not layer-wise",
-    "Lomo": "it updates inside backward",
-    "AdaLomo": "it updates inside backward",
-}
+Factors = Mapping[str, float]  # key of a parameter group, such as "lr" -> number that its value is multiplied with
+SCALABLE = ("lr", "weight_decay")  # the keys that may have a factor
 
 
 class VirtualGroups:
-    """Lets ``optimizer.step()`` see each group split by layer, with rate ``lr * multiplier``, and nobody else.
+    """Lets ``optimizer.step()`` see each group split by layer, with values such as ``lr`` times the layer's factors.
 
     While ``step`` runs, ``param_groups`` holds split copies of the groups; afterwards, whatever happened, the
     originals, with what the optimizer wrote into the copies (timm's LAMB counts its steps there). Schedules,
-    checkpoints and logs therefore never meet a multiplied rate.
+    checkpoints and logs therefore never meet a multiplied value.
 
     Args:
         optimizer: a torch optimizer, or a wrapper with ``param_groups`` and ``step`` such as Accelerate's. Of a
@@ -37,32 +33,43 @@ class VirtualGroups:
         layer_of: parameter -> name of the layer whose multiplier it takes, or None. Must not change between steps:
             some optimizers look their state up by a group's position. A group that `LayerGroups` made has its layer
             in it, and DeepSpeed ZeRO keeps flat parts of parameters in such groups.
-        multiplier_of: layer name or None -> multiplier, a Python float.
+        factors_of: layer name or None -> `Factors`, Python floats.
         before_step: called at the beginning of every step; of DeepSpeed ZeRO's, which steps the torch optimizer once
             for each group, also of those that it skips because a gradient overflowed.
+        takes_part: whether the factors count now. Where it says no, ``step`` is the plain one, and another object of
+            this class may take this one's place.
+
+    Raises:
+        RuntimeError: the optimizer has such groups already, and they take part.
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         layer_of: Callable[[Tensor], str | None],
-        multiplier_of: Callable[[str | None], float],
+        factors_of: Callable[[str | None], Factors],
         before_step: Callable[[], None] = lambda: None,
+        takes_part: Callable[[], bool] = lambda: True,
     ) -> None:
-        levels = _levels(optimizer)
-        if any(isinstance(getattr(level.step, "tempbalance", None), VirtualGroups) for level in levels):
-            raise RuntimeError(
-                "This optimizer is balanced already, and multipliers would apply twice. Use one of "
-                "TempBalanceCallback, TempBalanceTrainer and TempBalancer, or call detach() on the first."
-            )
+        levels = levels_of(optimizer)
+        for level in levels:
+            other = getattr(level.step, "tempbalance", None)
+            if isinstance(other, VirtualGroups):
+                if other.takes_part():
+                    raise RuntimeError(
+                        "This optimizer is balanced already, and multipliers would apply twice. Use one of "
+                        "TempBalanceCallback, TempBalanceTrainer and TempBalancer, or call detach() on the first."
+                    )
+                other.detach()  # left behind by a training that was interrupted
         self.optimizer = levels[-1] if is_deepspeed(optimizer) else optimizer
-        self._zero = next(filter(_is_of_deepspeed, levels[:-1]), None)
+        self._zero = next(filter(is_of_deepspeed, levels[:-1]), None)
         self.layer_of = layer_of
-        self.multiplier_of = multiplier_of
+        self.factors_of = factors_of
         self.before_step = before_step
+        self.takes_part = takes_part
         self._remembered: dict[tuple[int, ...], list[tuple[str | None, list[Tensor]]]] = {}
         # torch's own optimizers keep their state by parameter, so groups of one rate can be one group and one launch.
-        self._merges = type(levels[-1]).__module__.startswith("torch.optim")
+        self._merges = keeps_state_by_parameter(levels[-1])
         self._attach()
 
     def _attach(self) -> None:
@@ -73,7 +80,8 @@ class VirtualGroups:
         def step(*args: Any, **kwargs: Any) -> Any:
             # torch's schedules mark `step` to see whether it ran; ours stands in for their mark.
             self.optimizer._opt_called = True
-            if self._step is None:  # detached while somebody else's wrapper still holds this function
+            # Detached while somebody else's wrapper still holds this function, or left behind.
+            if self._step is None or not self.takes_part():
                 return inner_step(*args, **kwargs)
             return self._split_step(inner_step, *args, **kwargs)
 
@@ -85,7 +93,7 @@ class VirtualGroups:
 
             @functools.wraps(zero_step)
             def announced(*args: Any, **kwargs: Any) -> Any:
-                if self._step is not None:
+                if self._step is not None and self.takes_part():
                     self.before_step()
                 return zero_step(*args, **kwargs)
 
@@ -101,6 +109,10 @@ class VirtualGroups:
         if self._zero is not None and vars(self._zero).get("step") is self._announced:
             del self._zero.step
         self._step = None
+
+    def forget(self) -> None:
+        """Ask ``layer_of`` again: parameters have come or gone."""
+        self._remembered.clear()
 
     def _split_step(self, inner_step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._zero is None:
@@ -119,18 +131,15 @@ class VirtualGroups:
 
     def _views(self, group: Group) -> list[Group]:
         if "lr_multiplier" in group:
-            return [group | {"lr": group["lr"] * self.multiplier_of(group["layer"])}]
-        parts = [(self.multiplier_of(layer), parameters) for layer, parameters in self._parts(group["params"])]
+            return [_scaled(group, group["params"], self.factors_of(group["layer"]))]
+        parts = [(self.factors_of(layer), parameters) for layer, parameters in self._parts(group["params"])]
         if self._merges:
-            merged: dict[float, list[Tensor]] = {}
-            for multiplier, parameters in parts:
-                merged[multiplier] = merged[multiplier] + parameters if multiplier in merged else parameters
-            parts = list(merged.items())
-        views = []
-        for multiplier, parameters in parts:
-            view = group.copy()
-            view["params"], view["lr"] = parameters, group["lr"] * multiplier
-            views.append(view)
+            merged: dict[tuple[tuple[str, float], ...], tuple[Factors, list[Tensor]]] = {}
+            for factors, parameters in parts:
+                key = tuple(factors.items())
+                merged[key] = factors, (merged[key][1] + parameters if key in merged else parameters)
+            parts = list(merged.values())
+        views = [_scaled(group, parameters, factors) for factors, parameters in parts]
         if any(isinstance(value, Tensor) for value in group.values()):
             # A tensor that the optimizer changes in place must not be changed once per view.
             for view in views[1:]:
@@ -148,19 +157,28 @@ class VirtualGroups:
         return self._remembered[key]
 
 
+def _scaled(group: Group, parameters: list[Tensor], factors: Factors) -> Group:
+    """The group with these parameters alone and its values times the factors."""
+    view = group.copy()
+    view["params"] = parameters
+    for key, factor in factors.items():
+        view[key] = group[key] * factor
+    return view
+
+
 def _carry_over(group: Group, views: list[Group], given: list[Group]) -> None:
     """Copy into the group what the optimizer wrote into its views; of several views the first that has a change."""
-    lr = group["lr"]
+    own = dict(group)
     for view, before in zip(reversed(views), reversed(given), strict=True):
         if _is_unchanged(view, before):
             continue
         for key, value in view.items():
             if key == "params" or (key in before and value is before[key]):
                 continue
-            if key != "lr":
+            if key not in SCALABLE or own.get(key) == before.get(key):
                 group[key] = value
-            elif before["lr"]:  # an optimizer that sets its own rate: the multiplier is not part of it
-                group["lr"] = value * (lr / before["lr"])
+            elif before[key]:  # an optimizer that sets its own rate: the factor is not part of it
+                group[key] = value * (own[key] / before[key])
 
 
 def _is_unchanged(view: Group, before: Group) -> bool:
@@ -168,87 +186,3 @@ def _is_unchanged(view: Group, before: Group) -> bool:
         return view == before  # values that are the same object are not compared
     except (RuntimeError, ValueError):  # a tensor or array was put there, and has no truth value
         return False
-
-
-def _levels(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
-    """The optimizer and those inside it, the innermost last; Accelerate's and DeepSpeed's hold the real one."""
-    levels = [optimizer]
-    while (inner := getattr(levels[-1], "optimizer", None)) is not None and hasattr(inner, "param_groups"):
-        levels.append(inner)
-    return levels
-
-
-def is_deepspeed(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether DeepSpeed runs the optimizer, inside ``engine.backward`` under Accelerate."""
-    is_wrapper = type(optimizer).__name__ == "DeepSpeedOptimizerWrapper"
-    return is_wrapper or any(map(_is_of_deepspeed, _levels(optimizer)))
-
-
-def _is_of_deepspeed(level: torch.optim.Optimizer) -> bool:
-    return type(level).__module__.startswith("deepspeed")
-
-
-def is_schedule_free(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimizer averages weights by itself, with the state of the average in its groups."""
-    return any("train_mode" in group for group in optimizer.param_groups)
-
-
-def check_optimizer(optimizer: torch.optim.Optimizer, tuned: list[Tensor], *, has_layer_groups: bool = False) -> None:
-    """Refuse, in one sentence, an optimizer through which rates per layer can't be applied.
-
-    Args:
-        optimizer: the optimizer or a wrapper of it.
-        tuned: the parameters that get a multiplier.
-        has_layer_groups: whether each layer has a group of its own, or is about to get one.
-
-    Raises:
-        ValueError: its class can't be split, it keeps none or only some of the tuned parameters, or a trial on two
-            throw-away parameters shows that it ignores the rates of its groups.
-    """
-    *_, inner = levels = _levels(optimizer)
-    for name in (type(level).__name__ for level in levels):
-        if name in REFUSALS:
-            raise ValueError(f"{name} can't be given one learning rate per layer: {REFUSALS[name]}.")
-    if any(group["lr"] is None for group in inner.param_groups):
-        raise ValueError(f"{name} computes its own learning rate (lr=None); give it one to have it balanced.")
-    has_layer_groups = has_layer_groups or all("lr_multiplier" in group for group in inner.param_groups)
-    if is_schedule_free(inner) and not has_layer_groups:
-        raise ValueError(
-            f"{name} can't be given one learning rate per layer: a schedule-free optimizer keeps its averages "
-            "per group and outside of step(). Use TempBalanceTrainer, which makes a group for each layer."
-        )
-    if is_deepspeed(optimizer) and has_layer_groups:
-        return
-    held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
-    missing = [parameter for parameter in tuned if id(parameter) not in held]
-    if missing and is_deepspeed(optimizer):
-        raise ValueError(
-            "DeepSpeed ZeRO flattens the parameters of a group, so each layer needs a group of its own: use "
-            "TempBalanceTrainer, which makes them, and no 'optimizer' section in the DeepSpeed configuration."
-        )
-    if missing:
-        raise ValueError(
-            f"{name} holds {len(tuned) - len(missing)} of the {len(tuned)} parameters of tuned layers. Make the "
-            "optimizer from the parameters of the model that is balanced, after it was moved or wrapped; parameters "
-            "flattened by FSDP1 (use_orig_params=False) can't be balanced."
-        )
-    if tuned and _ignores_group_rates(inner, tuned[0]):
-        raise ValueError(
-            f"{name} can't be given one learning rate per layer: in a trial step it moved a parameter whose "
-            "group has the rate 0."
-        )
-
-
-def _ignores_group_rates(optimizer: torch.optim.Optimizer, like: Tensor) -> bool:
-    """Whether a twin of the optimizer moves a parameter whose view of a split group has rate 0."""
-    weights = [torch.nn.Parameter(torch.eye(4, dtype=like.dtype, device=like.device)) for _ in range(2)]
-    for weight in weights:
-        weight.grad = torch.ones_like(weight)
-    try:
-        twin = type(optimizer)(weights, **optimizer.defaults)
-        still = weights[1].detach().clone()
-        VirtualGroups(twin, {weights[0]: "moves", weights[1]: "rests"}.get, {"moves": 1.0, "rests": 0.0}.get)
-        twin.step()
-    except Exception:  # noqa: BLE001  a class that can't be made from its defaults tells nothing either way
-        return False
-    return not torch.equal(weights[1], still)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..balance.look import Look
 from ..spectra.analysis import LayerSpectrum
 
 
@@ -15,20 +16,17 @@ LAYER_KEYS = ("tempbalance/alpha/", "tempbalance/multiplier/")
 FEWEST_PARTS, MOST_PARTS = 4, 16
 
 
-def summary(spectra: list[LayerSpectrum], multipliers: dict[str, float], seconds: float) -> dict[str, float]:
-    """Mean, deviation and range of the balanced layers' alpha, range of their multipliers, time of the look.
-
-    Args:
-        spectra: of one look.
-        multipliers: balanced layer -> its multiplier.
-        seconds: time of the look.
-    """
-    alphas = [s.alpha for s in spectra if s.excluded_by is None and math.isfinite(s.alpha)]
+def summary(look: Look) -> dict[str, float]:
+    """Mean, deviation and range of the tuned layers' alpha, mean and range of their multipliers, time of the look."""
+    alphas = [s.alpha for s in look.spectra if s.is_tuned and math.isfinite(s.alpha)]
     scalars = {
-        "multiplier_min": min(multipliers.values()),
-        "multiplier_max": max(multipliers.values()),
-        "seconds": seconds,
+        "multiplier_mean": look.multiplier_mean,
+        "multiplier_min": min(look.multipliers.values()),
+        "multiplier_max": max(look.multipliers.values()),
+        "seconds": look.seconds,
     }
+    if look.in_force != look.step:  # it went on beside training
+        scalars["waited"] = look.waited
     if alphas:
         scalars |= {
             "alpha_mean": float(np.mean(alphas)),
@@ -40,12 +38,12 @@ def summary(spectra: list[LayerSpectrum], multipliers: dict[str, float], seconds
 
 
 def per_layer(spectra: list[LayerSpectrum], multipliers: dict[str, float], which: LogLayers) -> dict[str, float]:
-    """alpha and multiplier of each balanced layer ("all"), or their means over the parts of the network ("parts").
+    """alpha and multiplier of each tuned layer ("all"), or their means over the parts of the network ("parts").
 
     The keys are ``tempbalance/alpha/NAME`` and ``tempbalance/multiplier/NAME``. A layer without a finite alpha has no
     alpha here.
     """
-    tuned = [s for s in spectra if s.excluded_by is None]
+    tuned = [s for s in spectra if s.is_tuned]
     names = [s.name for s in tuned]
     part_of = dict(zip(names, names, strict=True)) if which == "all" else parts(names)
     numbers: dict[str, list[float]] = {}

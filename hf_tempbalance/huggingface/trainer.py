@@ -11,9 +11,10 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
-from ..balance.balancer import assign_parameters
+from ..balance.assignment import assign_parameters
 from ..balance.layer_groups import LayerGroups
-from ..balance.virtual_groups import check_optimizer, is_schedule_free
+from ..balance.optimizer_check import check_optimizer
+from ..balance.optimizer_kinds import is_schedule_free
 from ..config import TempBalanceConfig
 from ..runs.checkpoints import last_complete_checkpoint
 from ..spectra.layers import unwrap
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class TempBalanceTrainer(Trainer):
-    """A Trainer with TempBalance: ``TempBalanceTrainer(..., tempbalance=TempBalanceConfig())``.
+    """A Trainer with TempBalance: ``TempBalanceTrainer(model, args, ...)``.
 
     It makes the optimizer as Trainer does and splits its groups by layer (``group["layer"]``,
     ``group["lr_multiplier"]``; the untuned parameters come first). ``group["lr"]`` is the schedule's in all of them;
@@ -39,20 +40,26 @@ class TempBalanceTrainer(Trainer):
 
     Args:
         *args, **kwargs: as for Trainer. With `TempBalanceTrainingArguments` the trainer acts on its fields.
-        tempbalance: the settings; None trains as Trainer does (those fields still count).
+        tempbalance: the settings, the paper's by default; None trains as Trainer does (those fields still count).
 
     Raises:
         ValueError: ``callbacks`` has a `TempBalanceCallback` as well.
     """
 
-    def __init__(self, *args: Any, tempbalance: TempBalanceConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        tempbalance: TempBalanceConfig | None = TempBalanceConfig(),  # noqa: B008  it is frozen
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.tempbalance = tempbalance
         self._layer_groups: LayerGroups | None = None
         if tempbalance is not None:
             if any(isinstance(callback, TempBalanceCallback) for callback in self.callback_handler.callbacks):
                 raise ValueError(
-                    "tempbalance=... and a TempBalanceCallback would both set the rates. Pass one of them."
+                    "TempBalanceTrainer balances by itself, and a TempBalanceCallback would as well. Leave the "
+                    "callback out and pass its settings as tempbalance=..., or pass tempbalance=None."
                 )
             self.add_callback(TempBalanceCallback(tempbalance))
             # Where a callback of the user's would be: behind the trackers and before what prints.

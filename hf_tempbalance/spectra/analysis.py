@@ -49,6 +49,11 @@ class LayerSpectrum:
     entropy: float  # -sum p ln p / ln(number of eigenvalues above 0), p = eigenvalue / sum; 0 to 1
     excluded_by: str | None  # the rule that keeps the layer at the schedule's rate
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the layer has a multiplier of its own: no rule excludes it."""
+        return self.excluded_by is None
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as a dict of JSON types, except that numbers may be NaN or infinite."""
         return {**asdict(self), "shape": list(self.shape)}

@@ -53,6 +53,11 @@ class Layer:
         return count * min(rows, columns)
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether the layer has a multiplier of its own: no rule excludes it."""
+        return self.excluded_by is None
+
+    @property
     def is_analysed(self) -> bool:
         """Whether the spectrum is computed, tuned or not; a vocabulary's takes long and nobody asked for it."""
         is_skipped = self.excluded_by in ("not_a_layer", "adapter", "embedding")

@@ -39,11 +39,11 @@ def training(model: nn.Module, config: TempBalanceConfig = CONFIG):
     return optimizer, balancer, step
 
 
-def test_the_first_look_is_waited_for():
+def test_rebalance_waits():
     model = network()
     _, balancer, _ = training(model)
     assert balancer.rebalance() == analyze(model, CONFIG)
-    assert balancer.pending is None and set(balancer.layer_multipliers.values()) != {1.0}
+    assert balancer.pending_step is None and set(balancer.layer_multipliers.values()) != {1.0}
 
 
 def test_multipliers_come_into_force_the_configured_number_of_steps_later_and_are_those_of_the_copied_weights():
@@ -53,14 +53,17 @@ def test_multipliers_come_into_force_the_configured_number_of_steps_later_and_ar
     for _ in range(5):
         step()
     before, expected = balancer.layer_multipliers, analyze(model, CONFIG)
-    assert balancer.rebalance() is None
+    balancer.take_looks()
+    balancer.begin_look()
     for _ in range(STEPS):
         step()
-        assert balancer.layer_multipliers == before and balancer.overlapped is None
+        assert balancer.layer_multipliers == before and balancer.take_looks() == []
     step()
-    assert balancer.overlapped.spectra == expected != analyze(model, CONFIG)
-    assert balancer.layer_multipliers == balancer.overlapped.multipliers != before
-    assert balancer.pending is None and balancer.overlapped.seconds > 0
+    (look,) = balancer.take_looks()
+    assert look.spectra == expected != analyze(model, CONFIG)
+    assert balancer.layer_multipliers == look.multipliers != before
+    assert (look.step, look.in_force) == (5, 5 + STEPS) and look.seconds > 0
+    assert balancer.pending_step is None and balancer.take_looks() == []
 
 
 def test_a_step_is_made_with_the_multipliers_in_force():
@@ -74,7 +77,7 @@ def test_a_step_is_made_with_the_multipliers_in_force():
     for n in range(1, 21):
         step()
         if n % 5 == 0:
-            balancer.rebalance()
+            balancer.begin_look()
         if n % 5 == STEPS + 1 and n > 5:
             reference.load_state_dict({"version": 1, "multipliers": due})
         other_step()
@@ -99,13 +102,14 @@ def test_a_look_that_is_not_finished_is_waited_for_and_the_wait_is_known(monkeyp
         return original(*arguments)
 
     monkeypatch.setattr(analysis, "squared_singular_values", slow)
-    balancer.rebalance()
+    balancer.begin_look()
     for _ in range(STEPS):
         step()
-    assert begun.wait(20) and balancer.pending.background is not None
+    assert begun.wait(20) and balancer.is_looking
+    assert "pending" not in balancer.state_dict()  # which waits for nothing
     threading.Timer(1, allowed.set).start()
     step()
-    assert balancer.overlapped.waited > 0.1
+    assert balancer.take_looks()[-1].waited > 0.1
 
 
 def test_the_copy_keeps_precision_and_only_what_is_analysed(monkeypatch):
@@ -120,7 +124,7 @@ def test_the_copy_keeps_precision_and_only_what_is_analysed(monkeypatch):
     monkeypatch.setattr(look, "as_stack", spy)
     balancer = TempBalancer(model, torch.optim.SGD(model.parameters(), lr=0.1), CONFIG)
     balancer.rebalance()
-    balancer.rebalance()
+    balancer.begin_look()
     assert copied == [torch.bfloat16] * 4
     balancer.detach()
 
@@ -132,9 +136,10 @@ def test_a_run_that_is_resumed_in_the_middle_of_a_look_is_the_same(after):
     balancer.rebalance()
     for _ in range(5):
         step()
-    balancer.rebalance()
+    balancer.begin_look()
     for _ in range(after):
         step()
+    balancer.wait()
     saved = {
         "model": {key: value.clone() for key, value in model.state_dict().items()},
         "optimizer": optimizer.state_dict(),
@@ -156,7 +161,8 @@ def test_a_run_that_is_resumed_in_the_middle_of_a_look_is_the_same(after):
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
         assert resumed.layer_multipliers == balancer.layer_multipliers
     if after <= STEPS:
-        assert resumed.overlapped.spectra == balancer.overlapped.spectra
+        (resumed_look,) = resumed.take_looks()
+        assert resumed_look == balancer.take_looks()[-1]
 
 
 def test_steps_that_only_accumulate_gradients_are_not_counted():
@@ -167,14 +173,15 @@ def test_steps_that_only_accumulate_gradients_are_not_counted():
     model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
     balancer = TempBalancer(model, optimizer, CONFIG)
     balancer.rebalance()
-    balancer.rebalance()
+    balancer.begin_look()
+    balancer.wait()
     left = []
     for _ in range(2 * STEPS + 1):
         with accelerator.accumulate(model):
             accelerator.backward(model(INPUTS).square().mean())
             optimizer.step()
             optimizer.zero_grad()
-        left.append(balancer.pending.steps_left)
+        left.append(balancer.state_dict()["pending"]["steps_left"])
     assert left == [3, 2, 2, 1, 1, 0, 0]
     balancer.detach()
 
@@ -185,12 +192,12 @@ def test_a_new_look_brings_the_one_before_into_force():
     balancer.rebalance()
     step()
     expected = analyze(model, CONFIG)
-    balancer.rebalance()
+    balancer.begin_look()
     step()
-    balancer.rebalance()
-    assert balancer.overlapped.spectra == expected and balancer.pending.steps_left == 50
+    balancer.begin_look()
+    assert balancer.take_looks()[-1].spectra == expected and balancer.pending_step == 2
     balancer.detach()
-    assert balancer.pending is None
+    assert balancer.pending_step is None
 
 
 def test_what_goes_wrong_beside_training_is_raised_when_the_result_is_due(monkeypatch):
@@ -202,7 +209,7 @@ def test_what_goes_wrong_beside_training_is_raised_when_the_result_is_due(monkey
         raise RuntimeError("no memory left")
 
     monkeypatch.setattr(analysis, "squared_singular_values", fail)
-    balancer.rebalance()
+    balancer.begin_look()
     with pytest.raises(RuntimeError, match="no memory left"):
         for _ in range(STEPS + 1):
             step()

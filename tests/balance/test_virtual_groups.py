@@ -9,7 +9,8 @@ from tiny import mlp
 from torch import nn
 
 from hf_tempbalance.balance.layer_groups import LayerGroups
-from hf_tempbalance.balance.virtual_groups import VirtualGroups, check_optimizer
+from hf_tempbalance.balance.optimizer_check import check_optimizer
+from hf_tempbalance.balance.virtual_groups import VirtualGroups
 
 
 MULTIPLIERS = {None: 1.0, "a": 0.5, "b": 1.5}
@@ -24,7 +25,7 @@ def parameters() -> tuple[list[nn.Parameter], dict[int, str]]:
 
 
 def attach(optimizer, owner) -> VirtualGroups:
-    return VirtualGroups(optimizer, lambda p: owner.get(id(p)), MULTIPLIERS.__getitem__)
+    return VirtualGroups(optimizer, lambda p: owner.get(id(p)), lambda layer: {"lr": MULTIPLIERS[layer]})
 
 
 OPTIMIZERS = {

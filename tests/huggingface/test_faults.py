@@ -41,7 +41,7 @@ def steps(path: Path) -> list[int]:
     ("field", "value", "message"),
     [
         ("last_look_step", "four", "last_look_step is 'four' and should be a whole number"),
-        ("seconds", None, "seconds is None and should be a number"),
+        ("last_look_step", -2, "last_look_step is -2 and should be a whole number, -1 or more"),
         ("balancer_state", [1, 2], r"balancer_state is \[1, 2\] and should be an object"),
     ],
 )
@@ -63,7 +63,7 @@ def test_a_damaged_multiplier_stops_with_the_layer_s_name(tmp_path, value):
     kept = state["stateful_callbacks"]["TempBalanceCallback"]["attributes"]["balancer_state"]
     kept["multipliers"]["conv3"] = value
     path.write_text(json.dumps(state))
-    with pytest.raises(ValueError, match="the multiplier of conv3 is"):
+    with pytest.raises(ValueError, match="balancer_state.multipliers.conv3 is"):
         make(tmp_path).train(resume_from_checkpoint=str(path.parent))
 
 
@@ -75,12 +75,12 @@ def test_a_state_without_its_parts_stops_or_is_looked_at_anew(tmp_path, what, ca
     (entry["TempBalanceCallback"] if what == "attributes" else entry).pop(what)
     path.write_text(json.dumps(state))
     if what == "attributes":
-        with pytest.raises(ValueError, match="last_look_step is 'missing'"):
+        with pytest.raises(ValueError, match="attributes is 'missing' and should be an object"):
             make(tmp_path).train(resume_from_checkpoint=str(path.parent))
         return
     with caplog.at_level(logging.WARNING):
         make(tmp_path).train(resume_from_checkpoint=str(path.parent))
-    assert "has no state of TempBalance: the weights are looked at now, at step 4" in caplog.text
+    assert "Training up to here has no state of TempBalance: the weights are looked at now, at step 4" in caplog.text
     assert steps(tmp_path / HISTORY_NAME) == [4, 8, 12]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -173,13 +174,11 @@ def test_a_run_that_is_resumed_in_the_middle_of_an_overlapped_look_ends_the_same
 def test_the_wait_for_an_overlapped_look_is_logged(tmp_path):
     trainer = make("trainer", tmp_path, config=OVERLAP)
     trainer.train()
-    waits = [
-        entry["tempbalance/wait_seconds"] for entry in trainer.state.log_history if "tempbalance/wait_seconds" in entry
-    ]
+    waits = [entry["tempbalance/waited"] for entry in trainer.state.log_history if "tempbalance/waited" in entry]
     assert len(waits) == 4 and min(waits) >= 0
     looks = read_history(tmp_path / HISTORY_NAME)
-    assert [look["wait_seconds"] for look in looks[1:]] == waits
-    assert "wait_seconds" not in looks[0]  # the first look is not overlapped
+    assert [look["waited"] for look in looks[1:]] == waits
+    assert "waited" not in looks[0]  # the first look is not overlapped
 
 
 def test_saving_the_best_model_in_the_middle_of_a_look_keeps_its_result(tmp_path):
@@ -190,4 +189,37 @@ def test_saving_the_best_model_in_the_middle_of_a_look_keeps_its_result(tmp_path
     TempBalanceTrainer(ConvNet(), arguments, **data, tempbalance=OVERLAP).train()
     state = json.loads((tmp_path / "checkpoint-5" / "trainer_state.json").read_text())
     kept = state["stateful_callbacks"]["TempBalanceCallback"]["attributes"]
-    assert kept["begun"]["step"] == 4 and kept["balancer_state"]["pending"]["steps_left"] == 2
+    pending = kept["balancer_state"]["pending"]
+    assert (pending["step"], pending["steps_left"]) == (4, 2)
+
+
+def test_other_settings_than_the_checkpoint_s_act_at_once_and_are_named(tmp_path, caplog):
+    plain = make("plain", tmp_path / "plain")
+    checkpoint = interrupted("callback", tmp_path / "run", 6)
+    plain.train(resume_from_checkpoint=str(checkpoint))
+    off = TempBalanceConfig(lr_min_ratio=1.0, lr_max_ratio=1.0)
+    resumed = make("callback", tmp_path / "run", config=off)
+    with caplog.at_level(logging.WARNING):
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert weights_equal(plain, resumed)
+    assert [look[0] for look in looks_of(tmp_path / "run")] == [0, 4, 6, 8, 12, 16]
+    message = "The checkpoint was made with lr_min_ratio=0.5 (now 1.0), lr_max_ratio=1.5 (now 1.0): the weights are"
+    assert message in caplog.text
+
+
+def test_settings_that_tune_other_layers_are_refused_with_file_field_and_the_way_out(tmp_path):
+    checkpoint = interrupted("callback", tmp_path, 6)
+    trainer = make("callback", tmp_path, config=TempBalanceConfig(exclude_last=False, min_eigenvalues=0))
+    with pytest.raises(
+        ValueError, match="trainer_state.json.*min_eigenvalues=50 .now 0.*Use the checkpoint's"
+    ) as error:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert "delete the entry TempBalanceCallback" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_same_settings_say_nothing_and_look_at_nothing_new(tmp_path, caplog):
+    checkpoint = interrupted("callback", tmp_path, 6)
+    with caplog.at_level(logging.WARNING):
+        make("callback", tmp_path).train(resume_from_checkpoint=str(checkpoint))
+    assert "The checkpoint was made with" not in caplog.text
+    assert [look[0] for look in looks_of(tmp_path)] == [0, 4, 8, 12, 16]

@@ -102,12 +102,13 @@ def overlapped(folder: Path) -> None:
             optimizer.zero_grad()
             found.append(balancer.layer_multipliers)
             if step % 5 == 0:
-                balancer.rebalance()
+                balancer.begin_look()
         return found
 
     model, optimizer, balancer = make()
     balancer.rebalance()
     multipliers = go_on(model, optimizer, balancer, range(1, 13))
+    balancer.wait()
     saved = json.dumps(balancer.state_dict()), {k: v.clone() for k, v in model.state_dict().items()}
     multipliers += go_on(model, optimizer, balancer, range(13, 21))
     resumed, optimizer, other = make()
@@ -115,7 +116,7 @@ def overlapped(folder: Path) -> None:
     other.load_state_dict(json.loads(saved[0]))
     again = go_on(resumed, optimizer, other, range(13, 21))
     for one in (balancer, other):
-        one.settle_overlapped()  # what both ranks have begun, both end
+        one.wait()  # what both ranks have begun, both end
         one.detach()
     report("overlapped", folder, multipliers=multipliers, resumed=again)
 
@@ -208,8 +209,12 @@ def fsdp(folder: Path, config: TempBalanceConfig | None = None) -> None:
     )
     data = Digits(256)
     looks = []
-    for _ in range(3):
-        spectra = balancer.rebalance() or []  # nothing yet of a look beside training
+    for epoch in range(3):
+        if balancer.config.overlap and epoch:
+            balancer.begin_look()
+            spectra = []  # nothing is known yet
+        else:
+            spectra = balancer.rebalance()
         looks.append({spectrum.name: spectrum.alpha for spectrum in spectra})
         for start in range(0, 256, 64):
             part = slice(start + RANK * 64 // SIZE, start + (RANK + 1) * 64 // SIZE)

@@ -1,0 +1,71 @@
+"""Whether rates per layer can be applied through an optimizer; if not, why, in one sentence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .optimizer_kinds import REFUSALS, is_deepspeed, is_schedule_free, levels_of
+from .virtual_groups import VirtualGroups
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, tuned: list[Tensor], *, has_layer_groups: bool = False) -> None:
+    """Refuse, in one sentence, an optimizer through which rates per layer can't be applied.
+
+    Args:
+        optimizer: the optimizer or a wrapper of it.
+        tuned: the parameters that get a multiplier.
+        has_layer_groups: whether each layer has a group of its own, or is about to get one.
+
+    Raises:
+        ValueError: its class can't be split, it keeps none or only some of the tuned parameters, or a trial on two
+            throw-away parameters shows that it ignores the rates of its groups.
+    """
+    *_, inner = levels = levels_of(optimizer)
+    for name in (type(level).__name__ for level in levels):
+        if name in REFUSALS:
+            raise ValueError(f"{name} can't be given one learning rate per layer: {REFUSALS[name]}.")
+    if any(group["lr"] is None for group in inner.param_groups):
+        raise ValueError(f"{name} computes its own learning rate (lr=None); give it one to have it balanced.")
+    has_layer_groups = has_layer_groups or all("lr_multiplier" in group for group in inner.param_groups)
+    if is_schedule_free(inner) and not has_layer_groups:
+        raise ValueError(
+            f"{name} can't be given one learning rate per layer: a schedule-free optimizer keeps its averages "
+            "per group and outside of step(). Use TempBalanceTrainer, which makes a group for each layer."
+        )
+    if is_deepspeed(optimizer) and has_layer_groups:
+        return
+    held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
+    missing = [parameter for parameter in tuned if id(parameter) not in held]
+    if missing and is_deepspeed(optimizer):
+        raise ValueError(
+            "DeepSpeed ZeRO flattens the parameters of a group, so each layer needs a group of its own: use "
+            "TempBalanceTrainer, which makes them, and no 'optimizer' section in the DeepSpeed configuration."
+        )
+    if missing:
+        raise ValueError(
+            f"{name} holds {len(tuned) - len(missing)} of the {len(tuned)} parameters of tuned layers. Make the "
+            "optimizer from the parameters of the model that is balanced, after it was moved or wrapped; parameters "
+            "flattened by FSDP1 (use_orig_params=False) can't be balanced."
+        )
+    if tuned and _ignores_group_rates(inner, tuned[0]):
+        raise ValueError(
+            f"{name} can't be given one learning rate per layer: in a trial step it moved a parameter whose "
+            "group has the rate 0."
+        )
+
+
+def _ignores_group_rates(optimizer: torch.optim.Optimizer, like: Tensor) -> bool:
+    """Whether a twin of the optimizer moves a parameter whose view of a split group has rate 0."""
+    weights = [torch.nn.Parameter(torch.eye(4, dtype=like.dtype, device=like.device)) for _ in range(2)]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    try:
+        twin = type(optimizer)(weights, **optimizer.defaults)
+        still = weights[1].detach().clone()
+        factors = {"moves": {"lr": 1.0}, "rests": {"lr": 0.0}}
+        VirtualGroups(twin, {weights[0]: "moves", weights[1]: "rests"}.get, factors.__getitem__)
+        twin.step()
+    except Exception:  # noqa: BLE001  a class that can't be made from its defaults tells nothing either way
+        return False
+    return not torch.equal(weights[1], still)
