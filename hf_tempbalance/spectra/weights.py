@@ -216,7 +216,7 @@ def _is_adapter(module: nn.Module) -> bool:
 
 
 def _adds(adapter: nn.Module, base: nn.Module) -> bool:
-    """Whether the merged weight is the layer's plus `get_delta_weight`; where that is written says which tuner it is."""
+    """Whether the merged weight is the layer's plus `get_delta_weight`: the home of its methods tells the tuner."""
     methods = [getattr(type(adapter), name, None) for name in ("get_delta_weight", "merge")]
     homes = [getattr(method, "__module__", "").split(".") for method in methods]
     if any(home[:2] != ["peft", "tuners"] for home in homes) or homes[0][2] not in _ADDING_TUNERS:
