@@ -1,7 +1,7 @@
 """Tries TempBalance with every optimizer and schedule, kind of model, loop and process group that this machine has.
 
     python scripts/check_everywhere.py                       everything: about a quarter of an hour on 2 cores
-    python scripts/check_everywhere.py --only optimizers     or: models, loops, processes
+    python scripts/check_everywhere.py --only optimizers     or: models, adapters, loops, processes
     python scripts/check_everywhere.py --markdown            as the tables of docs/compatibility.md
     pip install '.[everywhere]'                              8-bit optimizers, GaLore, APOLLO, LOMO, DeepSpeed
 
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from everywhere import models, optimizers, programs
+from everywhere import adapters, models, optimizers, programs
 
 
 Row = tuple[str, ...]  # what was tried, how it ended (with each way in), more about it
@@ -59,7 +59,15 @@ def optimizer_rows() -> Iterator[Row]:
 
 
 def model_rows() -> Iterator[Row]:
-    for name, (result, listed) in models.check_models().items():
+    yield from _rows(models.check_models())
+
+
+def adapter_rows() -> Iterator[Row]:
+    yield from _rows(adapters.check_adapters())
+
+
+def _rows(results: dict[str, tuple[str, str]]) -> Iterator[Row]:
+    for name, (result, listed) in results.items():
         end, _, reason = result.partition(": ")
         yield name, end, reason or listed
 
@@ -76,7 +84,13 @@ def process_rows() -> Iterator[Row]:
         yield name, end, reason
 
 
-SECTIONS = {"optimizers": optimizer_rows, "models": model_rows, "loops": loop_rows, "processes": process_rows}
+SECTIONS = {
+    "optimizers": optimizer_rows,
+    "models": model_rows,
+    "adapters": adapter_rows,
+    "loops": loop_rows,
+    "processes": process_rows,
+}
 
 
 def print_table(section: str, header: Row, rows: list[Row]) -> None:

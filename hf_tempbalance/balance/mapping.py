@@ -46,6 +46,9 @@ def is_usable(scores: Sequence[float], mapping: Mapping) -> np.ndarray:
 
 
 def _linear(scores: np.ndarray, lr_min_ratio: float, lr_max_ratio: float) -> np.ndarray:
+    # Over a power of 2, which changes no digit: differences of 1e300 and of 1e-310 would have an infinite quotient.
+    _, exponent = np.frexp(np.abs(scores).max())
+    scores = np.ldexp(scores, -exponent)
     return np.interp(scores, [scores.min(), scores.max()], [lr_min_ratio, lr_max_ratio])
 
 

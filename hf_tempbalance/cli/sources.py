@@ -22,6 +22,7 @@ from ..spectra.weights import Weight, find_weights
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+HEADER_LENGTH = 8  # bytes at the start of a safetensors file: the size of the JSON that follows
 INDEX_NAME, WEIGHTS_NAME = "model.safetensors.index.json", "model.safetensors"
 # Two-dimensional weights that are embeddings in the architectures of transformers; a file does not say.
 EMBEDDING = re.compile(
@@ -104,23 +105,54 @@ def _file_of(path: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Where a tensor is in a file."""
+
+    key: str
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int  # of its first byte
+    size: int  # in bytes
+
+    def load(self) -> Tensor:
+        """Into memory of its own: a mapped file would stay as long as one of its tensors."""
+        data = bytearray(self.size)
+        with self.file.open("rb") as stream:
+            stream.seek(self.offset)
+            if stream.readinto(data) != self.size:
+                raise ValueError(f"{self.file} became shorter while it was read. Download or save it again.")
+        dtype = DTYPES[self.dtype]
+        return (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).view(self.shape)
+
+
 def _read(path: Path) -> Iterator[StoredWeight]:
     """The matrix-shaped tensors of a file or of the shards of an index, by name with numbers in their order."""
     files = _shards(path) if path.suffix == ".json" else [path]
-    found: list[tuple[str, Path, tuple[int, ...], str]] = []
-    for file in files:
-        with _opened(file) as tensors:
-            for key in tensors.keys():  # noqa: SIM118  not a dict
-                part = tensors.get_slice(key)
-                found.append((key, file, tuple(part.get_shape()), part.get_dtype()))
-    for key, file, shape, dtype in sorted(found, key=lambda entry: _natural(entry[0])):
+    found = [stored for file in files for stored in _stored_in(file)]
+    for stored in sorted(found, key=lambda stored: _natural(stored.key)):
+        key, shape = stored.key, stored.shape
         if len(shape) >= 2:
-            tensor = torch.empty(shape, dtype=DTYPES.get(dtype, torch.int8), device="meta")
+            tensor = torch.empty(shape, dtype=DTYPES.get(stored.dtype, torch.int8), device="meta")
             if tensor.is_floating_point():
                 tensor = nn.Parameter(tensor)
             kind = kind_of(key, shape)
             name = key if kind in ("parameter", "in_proj", "experts") else key.removesuffix(".weight")
-            yield StoredWeight(name, kind, tensor, (tensor,), load=_loader(file, key))
+            yield StoredWeight(name, kind, tensor, (tensor,), load=stored.load)
+
+
+def _stored_in(file: Path) -> Iterator[_Stored]:
+    """All tensors of a file. The library checks the header and keeps to itself where a tensor's bytes are."""
+    _check(file)
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(HEADER_LENGTH), "little")
+        header = json.loads(stream.read(length))
+    for key, entry in header.items():
+        if key != "__metadata__":
+            start, end = entry["data_offsets"]
+            offset = HEADER_LENGTH + length + start
+            yield _Stored(key, file, tuple(entry["shape"]), entry["dtype"], offset, end - start)
 
 
 def kind_of(key: str, shape: tuple[int, ...]) -> str:
@@ -145,19 +177,12 @@ def _natural(key: str) -> list[Any]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", key)]
 
 
-def _loader(file: Path, key: str) -> Callable[[], Tensor]:
-    def load() -> Tensor:
-        with _opened(file) as tensors:
-            return tensors.get_tensor(key)
-
-    return load
-
-
-def _opened(file: Path) -> Any:
+def _check(file: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(file, framework="pt")
+        with safe_open(file, framework="pt"):
+            pass
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is no whole safetensors file: {error}. Download or save it again.") from error
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import BatchNormRule
 from .weights import Weight, clean_name, find_weights
@@ -140,7 +140,7 @@ def mark_layers(
             rule = "first" if weight is first else "last"
         elif layer.num_eigenvalues < min_eigenvalues:
             rule = "min_eigenvalues"
-        elif not any(p.requires_grad for p in weight.parameters if _is_matrix(p)):
+        elif not weight.is_trained:
             rule = "frozen"
         elif id(weight.tensor) in met:
             rule = "tied"
@@ -188,10 +188,6 @@ def describe_layers(layers: list[Layer]) -> str:
     """Why each of these layers was excluded."""
     rows = (f"{layer.name or '(the model itself)'} {layer.shape}: {layer.excluded_by}" for layer in layers)
     return "each layer is excluded by a rule\n  " + "\n  ".join(rows)
-
-
-def _is_matrix(parameter: Tensor) -> bool:
-    return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
 
 
 def _is_one_of(kinds: type | tuple[type, ...], module: nn.Module) -> bool:

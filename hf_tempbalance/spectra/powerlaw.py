@@ -72,7 +72,10 @@ def fit_power_law(eigenvalues: Tensor, *, fit: Fit = "median", xmin_pos: float =
         raise ValueError(f"a power law needs at least 2 eigenvalues, not {eigenvalues.shape[-1]}.")
     if not xmin_pos > 1:
         raise ValueError(f"xmin_pos={xmin_pos} is not allowed: it must be a number above 1.")
-    spectra = eigenvalues.reshape(-1, eigenvalues.shape[-1])
+    spectra = eigenvalues.flatten(0, -2) if eigenvalues.dim() > 1 else eigenvalues.unsqueeze(0)
+    if len(spectra) == 0:
+        none = eigenvalues.new_empty(eigenvalues.shape[:-1])
+        return PowerLawFit(none, none, none, none.long())
     fits = fit_power_laws(list(spectra), fit=fit, xmin_pos=xmin_pos, bins=bins)
     return PowerLawFit(*(torch.stack(column).reshape(eigenvalues.shape[:-1]) for column in zip(*fits, strict=True)))
 

@@ -36,6 +36,8 @@ class Unchanged(Generic[Result]):
 
 def _fingerprint(weight: Weight) -> tuple | None:
     """Which memory, and how often it was written; None where that can't be known."""
+    if weight.adapters:  # switched on and off, scaled and merged without a tensor being written into
+        return None
     tensors = (weight.tensor, *weight.parameters)
     if any(tensor.requires_grad or hasattr(tensor, "ds_id") for tensor in tensors):
         return None

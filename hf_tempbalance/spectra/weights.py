@@ -24,7 +24,12 @@ _KINDS: dict[type[nn.Module], str] = {
     nn.EmbeddingBag: "embedding",
 }
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-_FLOAT8 = tuple(getattr(torch, name) for name in dir(torch) if name.startswith("float8"))
+# PEFT's tuners whose merged weight is the layer's plus `get_delta_weight`, each tried against `merge_and_unload`
+# (tests/everywhere/test_adapters.py). Others rotate, scale or replace the weight, have nothing to merge, or are new.
+_ADDING_TUNERS = frozenset(
+    "adalora adamss c3a deft delora fourierft frod gralora loha lokr lora osf peanut psoft pvera randlora shira "
+    "supertuning tinylora unilora vblora vera waveft".split()
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +44,7 @@ class Weight:
     kind: str
     tensor: Tensor  # under an adapter that of the layer inside
     parameters: tuple[Tensor, ...]
-    adapter: nn.Module | None = None  # a PEFT layer around the layer; it adds to the weight
+    adapters: tuple[nn.Module, ...] = ()  # PEFT layers around the layer, the outer first; each adds to the weight
     is_part_of_adapter: bool = False  # ... that can't be merged with its layer's weight
 
     @property
@@ -69,9 +74,17 @@ class Weight:
         if self.tensor.is_complex() or self.tensor.dtype is torch.bool:
             return "dtype"
         is_wrapped = is_traceable_wrapper_subclass(self.tensor) and not _is_dtensor(self.tensor)
-        if not self.tensor.is_floating_point() or self.tensor.dtype in _FLOAT8 or is_wrapped:
+        if not self.tensor.is_floating_point() or not _has_numbers(self.tensor.dtype) or is_wrapped:
             return "quantized"
         return None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a matrix-shaped parameter is, or any parameter of an adapter: VeRA and others train vectors."""
+        own = {id(p) for p in self.adapters[-1].base_layer.parameters()} if self.adapters else None
+        return any(
+            p.requires_grad and (_is_matrix(p) or (own is not None and id(p) not in own)) for p in self.parameters
+        )
 
     @property
     def is_sharded(self) -> bool:
@@ -90,15 +103,15 @@ class Weight:
             gather = deepspeed.zero.GatheredParameters([p for p in self.parameters if hasattr(p, "ds_id")])
         with gather, torch.no_grad():
             tensor = self.tensor.detach()
-            if self.adapter is not None and not self.adapter.merged:
-                for name in _active(self.adapter):
-                    tensor = tensor + self.adapter.get_delta_weight(name).to(tensor.dtype)
+            for adapter in self.adapters:
+                for name in () if adapter.merged else _active(adapter):
+                    tensor = tensor + adapter.get_delta_weight(name).to(tensor.dtype)
             tensor = tensor.full_tensor() if _is_dtensor(tensor) else tensor
             return tensor.clone() if hasattr(self.tensor, "ds_id") else tensor
 
     def stack(self) -> Tensor | MergedStack:
         """The weight as matrices (k, m, n), a view; lazily merged under an adapter. For weights not `is_sharded`."""
-        return MergedStack(self) if self.adapter is not None else as_stack(self.whole(), self.kind)
+        return MergedStack(self) if self.adapters else as_stack(self.whole(), self.kind)
 
 
 class MergedStack:
@@ -134,24 +147,23 @@ def find_weights(model: nn.Module) -> Iterator[Weight]:
         if id(module) in inside:
             continue
         name = clean_name(full_name)
-        base = module
-        while isinstance(getattr(base, "base_layer", None), nn.Module):
+        base, adapters = module, []
+        while _is_adapter(base):
+            adapters.append(base)
             base = base.base_layer
-        is_adapter = base is not module
-        is_merged = is_adapter and _kind(base) is not None and _can_be_merged(module)
-        if _kind(base) is not None and (is_merged or not is_adapter):
+        if _kind(base) is not None and all(_adds(adapter, base) for adapter in adapters):
             inside |= {id(child) for child in module.modules()}
             yield Weight(
                 name,
                 _kind(base),
                 base.weight,
                 tuple(module.parameters()),
-                adapter=module if is_merged else None,
+                adapters=tuple(adapters),
                 is_part_of_adapter=id(module) in parts,
             )
         else:
-            if is_adapter:
-                parts |= {id(child) for child in module.modules()} - {id(child) for child in base.modules()}
+            if adapters:
+                parts |= {id(child) for child in module.modules()} - {id(c) for c in module.base_layer.modules()}
             yield from _own_weights(module, name, id(module) in parts)
 
 
@@ -197,11 +209,37 @@ def _active(adapter: nn.Module) -> list[str]:
     return [] if adapter.disable_adapters else [name for name in adapter.active_adapters if name in held]
 
 
-def _can_be_merged(adapter: nn.Module) -> bool:
-    """Whether the weight is the layer's plus `get_delta_weight`; LoRA's variants (DoRA) do more than add."""
-    has_variant = bool(getattr(adapter, "lora_variant", None))
-    return hasattr(adapter, "get_delta_weight") and hasattr(adapter, "merged") and not has_variant
+def _is_adapter(module: nn.Module) -> bool:
+    """Whether it is a tuner layer of PEFT around a layer; a `base_layer` alone is none (timm's DLA)."""
+    is_tuner = any(c.__name__ == "BaseTunerLayer" and c.__module__.startswith("peft.") for c in type(module).__mro__)
+    return is_tuner and isinstance(getattr(module, "base_layer", None), nn.Module)
+
+
+def _adds(adapter: nn.Module, base: nn.Module) -> bool:
+    """Whether the merged weight is the layer's plus `get_delta_weight`: the home of its methods tells the tuner."""
+    methods = [getattr(type(adapter), name, None) for name in ("get_delta_weight", "merge")]
+    homes = [getattr(method, "__module__", "").split(".") for method in methods]
+    if any(home[:2] != ["peft", "tuners"] for home in homes) or homes[0][2] not in _ADDING_TUNERS:
+        return False
+    tuner = homes[0][2]
+    if tuner in ("lora", "adalora") and getattr(base, "groups", 1) > 1:
+        return False  # PEFT does not merge these either
+    if tuner in ("fourierft", "waveft") and adapter.fan_in_fan_out:
+        return False  # their `get_delta_weight` is not transposed as the weight is
+    return not getattr(adapter, "lora_variant", None)  # DoRA and others do more than add
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
 
 
 def _is_dtensor(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
+
+
+def _has_numbers(dtype: torch.dtype) -> bool:
+    """Whether torch can compute with this floating-point dtype; not with 8 bits and fewer."""
+    try:
+        return torch.promote_types(dtype, torch.float32) in (torch.float32, torch.float64)
+    except RuntimeError:
+        return False

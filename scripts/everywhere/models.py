@@ -110,13 +110,8 @@ def unlisted(model: nn.Module, spectra: list[LayerSpectrum]) -> list[str]:
     ]
 
 
-def check_model(name: str) -> str:
-    """What the report lists, in a few words. Raises where a weight is passed over or a rate is not applied."""
-    torch.manual_seed(0)
-    model = MODELS[name]()
-    spectra = analyze(model)
-    if passed_over := unlisted(model, spectra):
-        raise AssertionError(f"passed over silently: {passed_over}")
+def stepped_rates(model: nn.Module) -> dict[int, float]:
+    """Id of each trained parameter -> its rate in a step. Raises where that is not its layer's."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1)
     seen: dict[int, float] = {}
@@ -132,6 +127,17 @@ def check_model(name: str) -> str:
     for key, parameter in getattr(model, "_orig_mod", model).named_parameters():
         if parameter.requires_grad and seen[id(parameter)] != 0.1 * multipliers[key]:
             raise AssertionError(f"{key} was stepped with {seen[id(parameter)]}, not {0.1 * multipliers[key]}")
+    return seen
+
+
+def check_model(name: str) -> str:
+    """What the report lists, in a few words. Raises where a weight is passed over or a rate is not applied."""
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    spectra = analyze(model)
+    if passed_over := unlisted(model, spectra):
+        raise AssertionError(f"passed over silently: {passed_over}")
+    seen = stepped_rates(model)
     if len(set(seen.values())) < 3:
         raise AssertionError(f"only the rates {sorted(set(seen.values()))} were used")
     rules = Counter(spectrum.excluded_by or "tuned" for spectrum in spectra)

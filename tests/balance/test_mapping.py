@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 import reference
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hf_tempbalance.balance.mapping import MAPPINGS, is_usable, map_scores
@@ -69,6 +69,25 @@ def test_permuting_the_layers_permutes_the_multipliers(mapping, values, order):
     order.shuffle(permutation)
     expected = map_scores(values, mapping)
     assert map_scores([values[i] for i in permutation], mapping) == pytest.approx([expected[i] for i in permutation])
+
+
+extreme = st.sampled_from([5e-324, 1e-320, 2e-320, 1e-310, 1e-300, 0.0, 1.0, 1 + 2**-52, 1e300, -1e308, 1.7e308])
+any_scores = st.lists(st.floats() | extreme, min_size=2, max_size=12)
+
+
+@pytest.mark.parametrize("mapping", NAMES)
+@given(values=any_scores)
+@example(values=[0.0, 1e-320, 2e-320])  # differences whose quotient is infinite
+@example(values=[-1.7e308, 0.0, 1.7e308])  # and whose difference is
+def test_whatever_the_scores_are_a_multiplier_is_a_number_within_its_bounds(mapping, values):
+    multipliers = map_scores(values, mapping)
+    bounds = {"linear": (0.5, 1.5), "step": (0.5, 1.5)}.get(mapping, (0.0, max(len(values), 1)))
+    assert all(bounds[0] <= multiplier <= bounds[1] * (1 + 1e-9) for multiplier in multipliers)
+
+
+def test_denormal_scores_are_mapped_as_others():
+    assert map_scores([0.0, 1e-320, 2e-320], "linear") == pytest.approx([0.5, 1.0, 1.5], rel=1e-3)
+    assert map_scores([-1e308, 0.0, 1e308], "linear") == [0.5, 1.0, 1.5]
 
 
 @pytest.mark.parametrize("mapping", NAMES)

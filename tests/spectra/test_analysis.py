@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -13,9 +15,11 @@ from hypothesis import strategies as st
 from tiny import ConvNet, mlp
 from torch import nn
 
-from hf_tempbalance import LayerSpectrum, TempBalanceConfig, analyze
+from hf_tempbalance import LayerSpectrum, TempBalanceConfig, TempBalancer, analyze
 from hf_tempbalance.config import Fit, Metric
 from hf_tempbalance.spectra import analysis
+from hf_tempbalance.spectra.analysis import analyze_weights
+from hf_tempbalance.spectra.weights import Weight
 
 
 @pytest.mark.parametrize("fit", get_args(Fit))
@@ -114,6 +118,62 @@ def test_weights_that_are_not_finite_give_nan_and_change_no_other_layer(bad):
     after = analyze(model)
     assert after[0] == before[0] and after[2] == before[2]
     assert math.isnan(after[1].alpha) and math.isnan(after[1].norm) and math.isnan(after[1].entropy)
+
+
+@pytest.mark.parametrize("fit", get_args(Fit))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_equal_eigenvalues_have_no_exponent_whatever_rounding_did_to_them(fit, dtype):
+    weights = [torch.eye(64)]
+    for shape in [(2, 2), (50, 50), (64, 700), (300, 64), (256, 256)]:
+        weights.append(
+            nn.init.orthogonal_(torch.empty(shape, dtype=torch.promote_types(dtype, torch.float32)), gain=3)
+        )
+    model = nn.Sequential(*(nn.Linear(*weight.T.shape, dtype=dtype) for weight in weights))
+    for layer, weight in zip(model, weights, strict=True):
+        layer.weight.data.copy_(weight)
+    for spectrum in analyze(model, TempBalanceConfig(fit=fit)):
+        numbers = (spectrum.alpha, spectrum.alpha_hat, spectrum.xmin, spectrum.D)
+        assert all(map(math.isnan, numbers)), spectrum
+        assert spectrum.stable_rank == pytest.approx(min(spectrum.shape), rel=0.05)  # what is known is reported
+
+
+def test_a_tail_that_is_narrow_and_no_rounding_has_an_exponent():
+    weight = torch.diag(torch.linspace(1, 1.002, 64))
+    model = nn.Sequential(nn.Linear(64, 64))
+    model[0].weight.data.copy_(weight)
+    assert 500 < analyze(model)[0].alpha < 5000
+
+
+def test_a_nearly_orthogonal_layer_does_not_pin_the_others():
+    model = mlp(64, 64, 64, 64, 64, 64)
+    nn.init.orthogonal_(model.fc2.weight)
+    balancer = TempBalancer(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.warns(UserWarning, match="fc2: alpha is nan"):
+        balancer.rebalance()
+    assert balancer.layer_multipliers["fc2"] == 1.0
+    assert {balancer.layer_multipliers["fc1"], balancer.layer_multipliers["fc3"]} == {0.5, 1.5}
+
+
+@pytest.mark.parametrize("fit", ["median", "fix-finger"])
+def test_weights_of_a_few_bytes_are_held_a_batch_at_a_time(fit, monkeypatch):
+    monkeypatch.setattr(analysis, "BATCH_BYTES", 100_000)
+    alive: set[int] = set()
+    most = 0
+
+    @dataclass(frozen=True, eq=False)
+    class Loaded(Weight):
+        def whole(self) -> torch.Tensor:
+            nonlocal most
+            weight = torch.randn(8, 8)
+            alive.add(id(weight))
+            weakref.finalize(weight, alive.discard, id(weight))
+            most = max(most, len(alive))
+            return weight
+
+    shape = nn.Parameter(torch.empty(8, 8, device="cpu"))
+    weights = [Loaded(f"layer{i}", "linear", shape, (shape,)) for i in range(300)]
+    assert sum(1 for _ in analyze_weights(weights, TempBalanceConfig(fit=fit))) == 300
+    assert 2 <= most < 50
 
 
 def test_zero_and_rank_deficient_weights_raise_nothing():

@@ -138,6 +138,14 @@ def test_a_spectrum_without_information_has_alpha_nan_and_raises_nothing(fit, va
     assert np.isnan(fitted(values, fit=fit)[0])
 
 
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5)])
+def test_no_spectra_have_no_fits(fit, shape):
+    found = fit_power_law(torch.empty(shape, dtype=torch.float64), fit=fit)
+    assert [field.shape for field in found] == [shape[:-1]] * 4
+    assert [field.dtype for field in found] == [torch.float64] * 3 + [torch.int64]
+
+
 def test_more_zeros_than_half_leave_the_median_without_an_alpha():
     assert np.isnan(fitted([0.0] * 6 + [1.0, 2.0, 3.0])[0])
     assert np.isfinite(fitted([0.0] * 3 + [1.0, 2.0, 3.0])[0])

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from hf_tempbalance import TempBalanceConfig, TempBalancer, analyze
-from hf_tempbalance.spectra.weights import clean_name
+from hf_tempbalance.spectra.weights import clean_name, find_weights
 
 
 def matrices(module: nn.Module) -> list[np.ndarray]:
@@ -147,10 +147,14 @@ class PackedLinear(nn.Module):
         self.register_buffer("qweight", torch.ones(8, 64, dtype=torch.int32))
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+DTYPES = {dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+NARROW_FLOATS = sorted((dtype for dtype in DTYPES if dtype.is_floating_point and dtype.itemsize == 1), key=str)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, *NARROW_FLOATS], ids=str)
 def test_quantized_weights_are_listed_and_left_alone(dtype):
     model = mlp(64, 64, 64, 64, 64, 64)
-    model.fc2.weight = nn.Parameter(torch.ones(64, 64).to(dtype), requires_grad=False)
+    model.fc2.weight = nn.Parameter(torch.zeros(64, 64, dtype=torch.uint8).view(dtype), requires_grad=False)
     model.fc3 = PackedLinear()
     rules = {spectrum.name: spectrum.excluded_by for spectrum in analyze(model)}
     assert rules == {"fc0": "first", "fc1": None, "fc2": "quantized", "fc3": "quantized", "fc4": "last"}
@@ -170,6 +174,30 @@ def test_weights_of_a_quantization_library_are_listed_and_left_alone(module):
     else:
         model.fc1 = library.nn.Linear8bitLt(64, 64, has_fp16_weights=False).to("cpu")  # quantizes it
     assert [spectrum.excluded_by for spectrum in analyze(model)] == ["first", "quantized", None, "last"]
+
+
+class Wrapper(nn.Module):
+    """A user's own, with the attribute by which PEFT's layers hold theirs."""
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer, self.scale = base_layer, nn.Linear(64, 64)
+
+
+def test_a_module_with_a_base_layer_of_its_own_keeps_its_layers():
+    model = nn.Sequential(nn.Linear(64, 64), Wrapper(nn.Linear(64, 64)), nn.Linear(64, 64))
+    assert {spectrum.name: spectrum.excluded_by for spectrum in analyze(model)} == {
+        "0": "first",
+        "1.base_layer": None,
+        "1.scale": None,
+        "2": "last",
+    }
+
+
+def test_timm_s_dla_has_a_base_layer_and_is_no_adapter():
+    timm = pytest.importorskip("timm")
+    rules = [weight.is_part_of_adapter for weight in find_weights(timm.create_model("dla34"))]
+    assert len(rules) > 30 and not any(rules)
 
 
 @pytest.mark.parametrize(
