@@ -6,6 +6,8 @@ import difflib
 import json
 import math
 import numbers
+import reprlib
+from collections.abc import Mapping as MappingType
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -25,6 +27,7 @@ class TempBalanceConfig:
 
     The defaults are the settings of the TempBalance paper (NeurIPS 2023) and of its reference code.
     The object is frozen: ``dataclasses.replace(config, field=value)`` makes a changed copy and checks it again.
+    NumPy's numbers become Python's, so that JSON, YAML and checkpoints take them.
 
     Raises:
         ValueError: a value is not allowed. The message names the field, the value and what is allowed.
@@ -115,7 +118,8 @@ class TempBalanceConfig:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for option in fields(self):
-            _require_type(option.name, getattr(self, option.name), hints[option.name])
+            value = _plain(option.name, getattr(self, option.name), hints[option.name])
+            object.__setattr__(self, option.name, value)  # frozen: this is the one place that sets a field
         _require(self.xmin_pos > 1, "xmin_pos", self.xmin_pos, "a number above 1")
         _require(self.conv_norm > 0, "conv_norm", self.conv_norm, "a number above 0")
         _require(self.zero_threshold >= 0, "zero_threshold", self.zero_threshold, "0 or larger")
@@ -142,16 +146,22 @@ class TempBalanceConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, options: dict[str, Any]) -> TempBalanceConfig:
+    def from_dict(cls, options: MappingType[str, Any]) -> TempBalanceConfig:
         """The inverse of `to_dict`; missing options take their defaults.
 
         Raises:
-            ValueError: a key is unknown (the message names the nearest option) or a value is not allowed.
+            ValueError: it is no mapping, a key is unknown (the message names the nearest option), or a value is not
+                allowed.
         """
+        if not isinstance(options, MappingType):
+            raise ValueError(
+                f"the options of TempBalance are {_shown(options)} and should be a mapping from names to values, "
+                "such as {'lr_min_ratio': 0.5}."
+            )
         known = [option.name for option in fields(cls)]
         for key in options:
             if key not in known:
-                raise ValueError(f"unknown option {key!r}. {nearest(key, known)}")
+                raise ValueError(f"unknown option {_shown(key)}. {nearest(_shown(key), known)}")
         return cls(**options)
 
     def to_json(self) -> str:
@@ -160,8 +170,12 @@ class TempBalanceConfig:
 
     @classmethod
     def from_json(cls, text: str) -> TempBalanceConfig:
-        """The inverse of `to_json`. Raises like `from_dict`."""
-        return cls.from_dict(json.loads(text))
+        """The inverse of `to_json`. Raises like `from_dict`, also for text that is no JSON."""
+        try:
+            options = json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"the options of TempBalance are no JSON: {_line(error)}.") from error
+        return cls.from_dict(options)
 
     def to_yaml(self) -> str:
         """The options as a YAML mapping (needs PyYAML)."""
@@ -171,17 +185,31 @@ class TempBalanceConfig:
 
     @classmethod
     def from_yaml(cls, text: str) -> TempBalanceConfig:
-        """The inverse of `to_yaml` (needs PyYAML); ``1e-5`` is read as a number, which PyYAML alone does not do."""
+        """The inverse of `to_yaml` (needs PyYAML); an empty text is the defaults. Raises like `from_json`.
+
+        ``1e-5`` is read as a number, which PyYAML alone does not do.
+        """
         import yaml
 
-        options, hints = yaml.safe_load(text) or {}, get_type_hints(cls)
-        for key, value in options.items():
-            if hints.get(key) is float and isinstance(value, str):
-                try:
-                    options[key] = float(value)
-                except ValueError:
-                    pass  # the constructor refuses it with the field's name
-        return cls.from_dict(options)
+        try:
+            options = yaml.safe_load(text)
+        except Exception as error:  # besides its own, PyYAML lets through whatever a malformed value sets off
+            raise ValueError(f"the options of TempBalance are no YAML: {_line(error)}.") from error
+        if isinstance(options, dict):
+            options = {key: _number(value) if _is_float(cls, key) else value for key, value in options.items()}
+        return cls.from_dict({} if options is None else options)
+
+
+def _is_float(cls: type, key: Any) -> bool:
+    return get_type_hints(cls).get(key) is float
+
+
+def _number(value: Any) -> Any:
+    """The number that a text of YAML is; what is none stays, for the constructor to refuse with the field's name."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def nearest(key: str, known: list[str]) -> str:
@@ -190,19 +218,48 @@ def nearest(key: str, known: list[str]) -> str:
     return f"Did you mean {close[0]!r}?" if close else f"Allowed are: {', '.join(sorted(known))}."
 
 
-def _require_type(name: str, value: Any, hint: Any) -> None:
+def _plain(name: str, value: Any, hint: Any) -> Any:
+    """The value as Python's own str, bool, int or float. Raises ValueError where it is not of the option's type."""
     if choices := get_args(hint):
         allowed = ", ".join(repr(choice) for choice in choices)
         _require(isinstance(value, str) and value in choices, name, value, f"one of {allowed}")
-    elif hint is bool:
-        _require(isinstance(value, bool), name, value, "True or False")
-    elif hint is int:
-        _require(isinstance(value, numbers.Integral) and not isinstance(value, bool), name, value, "a whole number")
-    else:
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        _require(is_number and math.isfinite(value), name, value, "a finite number")
+        return next(choice for choice in choices if choice == value)
+    if hint is bool:
+        # NumPy's is no subclass of Python's, and NumPy is not imported here: it costs --help a tenth of a second.
+        is_numpy = type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_")
+        _require(isinstance(value, bool) or is_numpy, name, value, "True or False")
+        return bool(value)
+    is_duration = type(value).__name__ == "timedelta64"  # which NumPy counts as a whole number
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and not is_duration
+    if hint is int:
+        is_whole = is_number and isinstance(value, numbers.Integral)
+        _require(is_whole and abs(int(value)) < 1 << 63, name, value, "a whole number of at most 63 bits")
+        return int(value)
+    _require(is_number and _is_finite(value), name, value, "a finite number")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number above the largest float
+        return False
 
 
 def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
     if not condition:
-        raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}.")
+        raise ValueError(f"{name}={_shown(value)} is not allowed: it must be {allowed}.")
+
+
+def _shown(value: Any) -> str:
+    """repr for a message: on one line, and short however large the value is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    try:
+        return _line(short.repr(value))
+    except ValueError:  # Python does not print whole numbers of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+def _line(text: Any) -> str:
+    return " ".join(str(text).split()).rstrip(".")

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import get_args, get_type_hints
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_tempbalance import TempBalanceConfig
 
@@ -108,3 +114,113 @@ def test_every_choice_is_accepted():
 def test_it_loads_without_torch():
     code = "import sys; sys.modules['torch'] = None; import hf_tempbalance.config as c; c.TempBalanceConfig()"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "plain"),
+    [
+        ("lr_min_ratio", np.float32(0.25), 0.25),
+        ("lr_max_ratio", np.float64(1.25), 1.25),
+        ("lr_max_ratio", np.int64(2), 2),
+        ("bins", np.int64(50), 50),
+        ("min_eigenvalues", np.uint8(7), 7),
+        ("layernorm", np.bool_(True), True),
+        ("fit", np.str_("xmin-peak"), "xmin-peak"),
+    ],
+)
+def test_numpy_s_numbers_become_python_s_and_survive_json_and_yaml(field, value, plain):
+    config = TempBalanceConfig(**{field: value})
+    assert type(getattr(config, field)) is type(plain) and getattr(config, field) == plain
+    assert TempBalanceConfig.from_json(config.to_json()) == TempBalanceConfig.from_yaml(config.to_yaml()) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lr_max_ratio", np.array(1.25)),
+        ("lr_max_ratio", np.full((3, 3), 1.25)),
+        ("lr_max_ratio", torch.tensor(1.25)),
+        ("lr_max_ratio", 10**400),
+        ("lr_max_ratio", 10**5000),
+        ("lr_max_ratio", np.float64("nan")),
+        ("bins", 10**400),
+        ("bins", np.array(3)),
+        ("bins", np.timedelta64(3, "s")),
+        ("layernorm", np.array(True)),
+        ("fit", ["median"]),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_arrays_and_numbers_too_large_are_refused_in_one_short_line(field, value):
+    with pytest.raises(ValueError, match=f"^{field}=.* is not allowed: it must be ") as error:
+        TempBalanceConfig(**{field: value})
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+NO_MAPPINGS = ['["fit"]', '"median"', "1.5", "true", "[]", "0", '""', "false"]
+
+
+@pytest.mark.parametrize("read", [TempBalanceConfig.from_json, TempBalanceConfig.from_yaml])
+@pytest.mark.parametrize("text", NO_MAPPINGS)
+def test_what_is_no_mapping_is_refused(read, text):
+    with pytest.raises(ValueError, match=r"^the options of TempBalance are .* and should be a mapping"):
+        read(text)
+
+
+def test_null_is_no_json_mapping_and_an_empty_yaml_file_is_the_defaults():
+    with pytest.raises(ValueError, match="are None and should be a mapping"):
+        TempBalanceConfig.from_json("null")
+    with pytest.raises(ValueError, match="are None and should be a mapping"):
+        TempBalanceConfig.from_dict(None)
+    assert TempBalanceConfig.from_yaml("") == TempBalanceConfig.from_yaml("# nothing yet") == TempBalanceConfig()
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "message"),
+    [
+        (TempBalanceConfig.from_json, "{", "are no JSON: Expecting property name"),
+        (TempBalanceConfig.from_json, None, "are no JSON: the JSON object must be str"),
+        (TempBalanceConfig.from_json, "[" * 100_000, "are no JSON: maximum recursion depth"),
+        (TempBalanceConfig.from_json, '{"bins": ' + "1" * 5000 + "}", "are no JSON: Exceeds the limit"),
+        (TempBalanceConfig.from_json, '{"lr_max_ratio": 1e400}', "lr_max_ratio=inf is not allowed"),
+        (TempBalanceConfig.from_json, '{"lr_max_ratio": "nan"}', "lr_max_ratio='nan' is not allowed"),
+        (TempBalanceConfig.from_json, f'{{"lr_max_ratio": {10**400}}}', "lr_max_ratio=1000.*is not allowed"),
+        (TempBalanceConfig.from_yaml, "fit: [", "are no YAML: while parsing"),
+        (TempBalanceConfig.from_yaml, "fit: !!timestamp x", "are no YAML"),
+        (TempBalanceConfig.from_yaml, "fit: !!bool x", "are no YAML"),
+        (TempBalanceConfig.from_yaml, "[" * 10_000, "are no YAML: maximum recursion depth"),
+        (TempBalanceConfig.from_yaml, "lr_max_ratio: 1e400", "lr_max_ratio=inf is not allowed"),
+        (TempBalanceConfig.from_yaml, "lr_max_ratio: nan", "lr_max_ratio=nan is not allowed"),
+        (TempBalanceConfig.from_yaml, "lr_max_ratio: one", "lr_max_ratio='one' is not allowed"),
+        (TempBalanceConfig.from_yaml, "fit: &a [*a]", r"fit=\[\[.*is not allowed"),
+        (TempBalanceConfig.from_yaml, "1: 2", "unknown option 1. Allowed are: batchnorm"),
+        (TempBalanceConfig.from_dict, {None: 1}, "unknown option None. Allowed are: batchnorm"),
+    ],
+    ids=lambda part: str(part)[:40],
+)
+def test_text_that_is_damaged_is_refused_in_one_line(read, text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read(text)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+NAMES = st.sampled_from([option.name for option in fields(TempBalanceConfig)])
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([10**400, "1e400", "nan"])
+)
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5)
+
+
+@given(st.dictionaries(NAMES | st.text() | st.integers() | st.none(), VALUES) | VALUES, st.text())
+def test_nothing_but_a_value_error_leaves_the_constructors(options, text):
+    quoted = json.dumps(options)
+    for read, given_ in [
+        (TempBalanceConfig.from_dict, options),
+        (TempBalanceConfig.from_json, quoted),
+        (TempBalanceConfig.from_json, quoted[:-1] + text),
+        (TempBalanceConfig.from_yaml, quoted),
+        (TempBalanceConfig.from_yaml, text),
+        (TempBalanceConfig.from_yaml, f"{text}: {quoted}"),
+    ]:
+        with contextlib.suppress(ValueError):
+            assert TempBalanceConfig.from_json(read(given_).to_json()) == read(given_)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,21 @@ def append_look(path: str | Path, look: dict[str, Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        size = file.seek(0, os.SEEK_END)
+    line = json.dumps(finite(look), allow_nan=False).encode() + b"\n"
+    # A descriptor and no file object: the latter's buffer, which the disk had no room for, is written again when the
+    # file is cut back or closed.
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
         try:
-            file.write(json.dumps(finite(look), allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
+            while line:
+                line = line[os.write(descriptor, line) :]  # a disk that is nearly full takes a part
+            os.fsync(descriptor)
+        except BaseException:
+            os.ftruncate(descriptor, size)
             raise
+    finally:
+        os.close(descriptor)
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
@@ -76,10 +84,11 @@ def continue_history(path: str | Path, last_step: int, layers: list[str]) -> str
     """
     path = Path(path)
     try:
-        if not path.exists():
+        if not os.path.lexists(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()  # a folder that takes no file is noticed now
             return None
-        with path.open("r+b") as file:
+        with _regular(path).open("r+b") as file:
             content = file.read().decode("utf-8", errors="replace")
         looks, problem = _sift(content, layers)
         kept = [line for step, line in looks if step <= last_step]
@@ -94,6 +103,15 @@ def continue_history(path: str | Path, last_step: int, layers: list[str]) -> str
             "written, or choose another output folder."
         ) from error
     return None if problem is None else f"{path}: {problem}. The file as it was is now {aside.name}."
+
+
+def _regular(path: Path) -> Path:
+    """The path of a file. Raises OSError where a link that leads nowhere, a device or the like is there."""
+    if not path.exists():
+        raise OSError(errno.ENOENT, f"It is a link to {os.readlink(path)}, which does not exist")
+    if not path.is_file() and not path.is_dir():  # open says of a folder what it is; a pipe would wait for ever
+        raise OSError(errno.EINVAL, "It is a device, a pipe or a socket")
+    return path
 
 
 def _sift(content: str, layers: list[str]) -> tuple[list[tuple[int, str]], str | None]:

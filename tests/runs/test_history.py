@@ -1,7 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +103,64 @@ def test_a_file_that_can_not_be_used_is_an_error_that_names_it(tmp_path):
         continue_history(path, 0, LAYERS)
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of the machine may reach, which pytest's are not."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, who may write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_read_only_folder_is_noticed_at_the_start(open_folder, exists):
+    path = open_folder / "history.jsonl"
+    if exists:
+        append_look(path, look(0))
+        path.chmod(0o666)
+    open_folder.chmod(0o555)
+    with (
+        as_nobody(),
+        pytest.raises(ValueError, match=r"history.jsonl can't be used .*: Permission denied. .* another"),
+    ):
+        continue_history(path, 0, LAYERS)
+    assert [item.name for item in open_folder.iterdir()] == (["history.jsonl"] if exists else [])
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("gone", "It is a link to gone, which does not exist"),
+        ("/dev/full", "It is a device"),
+        ("/dev/null", "It is a device"),
+    ],
+)
+def test_a_dangling_link_or_a_device_in_the_history_s_place_is_noticed_at_the_start(tmp_path, target, problem):
+    path = tmp_path / "history.jsonl"
+    path.symlink_to(target)
+    with pytest.raises(ValueError, match=f"history.jsonl can't be used .*: {problem}.* another output folder"):
+        continue_history(path, 0, LAYERS)
+    assert path.is_symlink() and not (tmp_path / "gone").exists()
+
+
+def test_a_pipe_in_the_history_s_place_is_noticed_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "history.jsonl")
+    with pytest.raises(ValueError, match="It is a device, a pipe or a socket"):
+        continue_history(tmp_path / "history.jsonl", 0, LAYERS)
+
+
 def test_a_line_that_could_not_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
     path = tmp_path / "history.jsonl"
     append_look(path, look(0))
@@ -106,6 +173,72 @@ def test_a_line_that_could_not_be_written_leaves_nothing_behind(tmp_path, monkey
         append_look(path, look(10))
     append_look(path, look(20))
     assert read_history(path) == [look(0), look(20)]
+
+
+def long_look(step: int, size: int) -> dict:
+    """A look whose line has about this many bytes."""
+    return look(step) | {"filling": "x" * (size - 150)}
+
+
+def fill(path: Path, size: int) -> list[int]:
+    """Append looks until one can't be written; the steps of those that could."""
+    written = []
+    with contextlib.suppress(OSError):
+        for step in range(1000):
+            append_look(path, long_look(step, size))
+            written.append(step)
+    assert 0 < len(written) < 1000
+    return written
+
+
+SIZES = [400, 1500, 4000, 12_000]  # bytes of a line: below and above the 8 kB of a file object's buffer
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_file_that_may_not_grow_has_whole_lines_and_takes_the_next_look_when_it_may(tmp_path, size):
+    path = tmp_path / "history.jsonl"
+    # Python ignores SIGXFSZ, so that a write above the limit is an error and no signal.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_001, hard))
+    try:
+        written = fill(path, size)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [item["step"] for item in read_history(path)] == written and path.read_bytes().endswith(b"\n")
+    append_look(path, long_look(2000, size))
+    assert [item["step"] for item in read_history(path)] == [*written, 2000]
+
+
+ON_A_SMALL_DISK = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_history import append_look, fill, long_look, read_history
+path, size = Path(sys.argv[1], "history.jsonl"), int(sys.argv[2])
+filling = path.with_name("filling")
+filling.write_bytes(bytes(10_000))
+written = fill(path, size)
+assert [item["step"] for item in read_history(path)] == written, path.read_bytes()[-300:]
+assert path.read_bytes().endswith(b"\\n")
+filling.unlink()
+append_look(path, long_look(2000, size))
+assert [item["step"] for item in read_history(path)] == [*written, 2000]
+"""
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_full_disk_has_whole_lines_and_takes_the_next_look_when_there_is_space(tmp_path, size):
+    mount = f"mount -t tmpfs -o size=40k none {tmp_path}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can't be mounted here")
+    program = [sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path), str(size), str(Path(__file__).parent)]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", *program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_foreign_file_is_refused_with_file_and_line(tmp_path):
