@@ -45,7 +45,7 @@ def fit(x: np.ndarray, kind: str, xmin_pos: float = 2.0, bins: int = 100) -> tup
     return best
 
 
-def multipliers(scores: list[float], mapping: str, low: float, high: float) -> list[float]:
+def multipliers(scores: list[float], mapping: str, low: float, high: float, sharpness: float = 10.0) -> list[float]:
     """One multiplier for each score; the scores are finite and differ."""
     n = len(scores)
     if mapping == "linear":
@@ -53,6 +53,13 @@ def multipliers(scores: list[float], mapping: str, low: float, high: float) -> l
         return [low + (high - low) * (score - smallest) / (largest - smallest) for score in scores]
     if mapping == "step":
         return [low + (high - low) * sorted(scores).index(score) / n for score in scores]
+    if mapping == "geometric":
+        smallest, largest = min(scores), max(scores)
+        return [low * (high / low) ** ((score - smallest) / (largest - smallest)) for score in scores]
+    if mapping == "sigmoid":
+        mean = sum(scores) / n
+        shares = [1 / (1 + math.exp(min(-sharpness * (score - mean), 700))) for score in scores]
+        return [low ** (1 - 2 * p) if p <= 0.5 else high ** (2 * p - 1) for p in shares]
     function = {"sqrt": math.sqrt, "log2": math.log2}[mapping]
     total = sum(function(score) for score in scores)
     return [n * function(score) / total for score in scores]

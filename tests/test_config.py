@@ -19,7 +19,7 @@ from hf_tempbalance import TempBalanceConfig
 def test_the_defaults_are_the_paper_s():
     config = TempBalanceConfig()
     assert (config.fit, config.xmin_pos, config.metric, config.mapping) == ("median", 2.0, "alpha", "linear")
-    assert (config.lr_min_ratio, config.lr_max_ratio, config.conv_norm) == (0.5, 1.5, 0.5)
+    assert (config.min_ratio, config.max_ratio, config.conv_norm) == (0.5, 1.5, 0.5)
     assert (config.exclude_first, config.exclude_last, config.min_eigenvalues) == (True, True, 50)
     assert (config.batchnorm, config.layernorm, config.update_unit, config.update_interval) == (
         "name",
@@ -37,11 +37,11 @@ def test_the_defaults_are_the_paper_s():
         ("mapping", "tb_linear_map", "'linear'"),
         ("batchnorm", True, "'name'"),
         ("update_unit", "steps", "'step'"),
-        ("lr_min_ratio", -0.1, "0 or larger"),
-        ("lr_min_ratio", float("nan"), "a finite number"),
-        ("lr_max_ratio", float("nan"), "a finite number"),
-        ("lr_max_ratio", float("inf"), "a finite number"),
-        ("lr_max_ratio", "1.5", "a finite number"),
+        ("min_ratio", -0.1, "0 or larger"),
+        ("min_ratio", float("nan"), "a finite number"),
+        ("max_ratio", float("nan"), "a finite number"),
+        ("max_ratio", float("inf"), "a finite number"),
+        ("max_ratio", "1.5", "a finite number"),
         ("xmin_pos", 1, "above 1"),
         ("xmin_pos", 0.5, "above 1"),
         ("conv_norm", 0.0, "above 0"),
@@ -63,15 +63,15 @@ def test_a_value_that_is_not_allowed_is_refused_with_field_value_and_what_is_all
 
 
 def test_ratios_in_the_wrong_order_are_refused():
-    with pytest.raises(ValueError, match=r"lr_min_ratio=1.6 is larger than lr_max_ratio=1.5"):
-        TempBalanceConfig(lr_min_ratio=1.6)
+    with pytest.raises(ValueError, match=r"min_ratio=1.6 is larger than max_ratio=1.5"):
+        TempBalanceConfig(min_ratio=1.6)
 
 
 def test_equal_ratios_are_allowed():
-    assert TempBalanceConfig(lr_min_ratio=1.0, lr_max_ratio=1.0).lr_max_ratio == 1.0
+    assert TempBalanceConfig(min_ratio=1.0, max_ratio=1.0).max_ratio == 1.0
 
 
-CHANGED = TempBalanceConfig(fit="xmin-peak", lr_min_ratio=0.6, lr_max_ratio=1, zero_threshold=1e-7, layernorm=True)
+CHANGED = TempBalanceConfig(fit="xmin-peak", min_ratio=0.6, max_ratio=1, zero_threshold=1e-7, layernorm=True)
 
 
 def test_dict_json_and_yaml_give_the_config_back():
@@ -86,7 +86,7 @@ def test_yaml_numbers_with_an_exponent_are_numbers():
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_one():
-    with pytest.raises(ValueError, match="unknown option 'lr_min'. Did you mean 'lr_min_ratio'"):
+    with pytest.raises(ValueError, match="unknown option 'lr_min'. Did you mean 'min_ratio'"):
         TempBalanceConfig.from_dict({"lr_min": 0.5})
 
 
@@ -119,9 +119,9 @@ def test_it_loads_without_torch():
 @pytest.mark.parametrize(
     ("field", "value", "plain"),
     [
-        ("lr_min_ratio", np.float32(0.25), 0.25),
-        ("lr_max_ratio", np.float64(1.25), 1.25),
-        ("lr_max_ratio", np.int64(2), 2),
+        ("min_ratio", np.float32(0.25), 0.25),
+        ("max_ratio", np.float64(1.25), 1.25),
+        ("max_ratio", np.int64(2), 2),
         ("bins", np.int64(50), 50),
         ("min_eigenvalues", np.uint8(7), 7),
         ("layernorm", np.bool_(True), True),
@@ -137,12 +137,12 @@ def test_numpy_s_numbers_become_python_s_and_survive_json_and_yaml(field, value,
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("lr_max_ratio", np.array(1.25)),
-        ("lr_max_ratio", np.full((3, 3), 1.25)),
-        ("lr_max_ratio", torch.tensor(1.25)),
-        ("lr_max_ratio", 10**400),
-        ("lr_max_ratio", 10**5000),
-        ("lr_max_ratio", np.float64("nan")),
+        ("max_ratio", np.array(1.25)),
+        ("max_ratio", np.full((3, 3), 1.25)),
+        ("max_ratio", torch.tensor(1.25)),
+        ("max_ratio", 10**400),
+        ("max_ratio", 10**5000),
+        ("max_ratio", np.float64("nan")),
         ("bins", 10**400),
         ("bins", np.array(3)),
         ("bins", np.timedelta64(3, "s")),
@@ -182,16 +182,16 @@ def test_null_is_no_json_mapping_and_an_empty_yaml_file_is_the_defaults():
         (TempBalanceConfig.from_json, None, "are no JSON: the JSON object must be str"),
         (TempBalanceConfig.from_json, "[" * 100_000, "are no JSON: maximum recursion depth"),
         (TempBalanceConfig.from_json, '{"bins": ' + "1" * 5000 + "}", "are no JSON: Exceeds the limit"),
-        (TempBalanceConfig.from_json, '{"lr_max_ratio": 1e400}', "lr_max_ratio=inf is not allowed"),
-        (TempBalanceConfig.from_json, '{"lr_max_ratio": "nan"}', "lr_max_ratio='nan' is not allowed"),
-        (TempBalanceConfig.from_json, f'{{"lr_max_ratio": {10**400}}}', "lr_max_ratio=1000.*is not allowed"),
+        (TempBalanceConfig.from_json, '{"max_ratio": 1e400}', "max_ratio=inf is not allowed"),
+        (TempBalanceConfig.from_json, '{"max_ratio": "nan"}', "max_ratio='nan' is not allowed"),
+        (TempBalanceConfig.from_json, f'{{"max_ratio": {10**400}}}', "max_ratio=1000.*is not allowed"),
         (TempBalanceConfig.from_yaml, "fit: [", "are no YAML: while parsing"),
         (TempBalanceConfig.from_yaml, "fit: !!timestamp x", "are no YAML"),
         (TempBalanceConfig.from_yaml, "fit: !!bool x", "are no YAML"),
         (TempBalanceConfig.from_yaml, "[" * 10_000, "are no YAML: maximum recursion depth"),
-        (TempBalanceConfig.from_yaml, "lr_max_ratio: 1e400", "lr_max_ratio=inf is not allowed"),
-        (TempBalanceConfig.from_yaml, "lr_max_ratio: nan", "lr_max_ratio=nan is not allowed"),
-        (TempBalanceConfig.from_yaml, "lr_max_ratio: one", "lr_max_ratio='one' is not allowed"),
+        (TempBalanceConfig.from_yaml, "max_ratio: 1e400", "max_ratio=inf is not allowed"),
+        (TempBalanceConfig.from_yaml, "max_ratio: nan", "max_ratio=nan is not allowed"),
+        (TempBalanceConfig.from_yaml, "max_ratio: one", "max_ratio='one' is not allowed"),
         (TempBalanceConfig.from_yaml, "fit: &a [*a]", r"fit=\[\[.*is not allowed"),
         (TempBalanceConfig.from_yaml, "1: 2", "unknown option 1. Allowed are: batchnorm"),
         (TempBalanceConfig.from_dict, {None: 1}, "unknown option None. Allowed are: batchnorm"),

@@ -1,23 +1,38 @@
-"""From the scores of the tuned layers to their learning-rate multipliers."""
+"""From the scores of the tuned units to their multipliers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import Mapping
 
 
+Scores = NDArray[np.float64]
+
+
 def map_scores(
-    scores: Sequence[float], mapping: Mapping = "linear", *, lr_min_ratio: float = 0.5, lr_max_ratio: float = 1.5
+    scores: Sequence[float],
+    mapping: Mapping = "linear",
+    *,
+    min_ratio: float = 0.5,
+    max_ratio: float = 1.5,
+    sharpness: float = 10.0,
 ) -> list[float]:
     r"""Multipliers for n scores m_i; a larger score gives a larger (never a smaller) multiplier.
 
-        linear   r_lo + (r_hi - r_lo) (m_i - min m) / (max m - min m)
-        sqrt     n sqrt(m_i) / sum_j sqrt(m_j)             mean 1, ratios unused
-        log2     n log2(m_i) / sum_j log2(m_j)             mean 1, ratios unused
-        step     r_lo + (r_hi - r_lo) q_i / n              q_i = 0 ... n-1: rank of m_i, ascending
+        linear     r_lo + (r_hi - r_lo) t_i                  t_i = (m_i - min m) / (max m - min m)
+        geometric  r_lo^(1 - t_i) r_hi^t_i
+        step       r_lo + (r_hi - r_lo) q_i / n              q_i = 0 ... n-1: rank of m_i, ascending
+        sqrt       n sqrt(m_i) / sum_j sqrt(m_j)             mean 1, ratios unused
+        log2       n log2(m_i) / sum_j log2(m_j)             mean 1, ratios unused
+        sigmoid    r_lo^(1 - 2 p_i) up to p_i = 1/2, r_hi^(2 p_i - 1) above
+                                                             p_i = 1 / (1 + exp(-tau (m_i - mean m)))
+
+    with r_lo, r_hi = ``min_ratio``, ``max_ratio`` and tau = ``sharpness``. sigmoid is 1 at the mean score and nears
+    the ratios away from it; with r_lo = 10^(-s1/2) and r_hi = 10^(s2/2) it is Model Balancing's.
 
     Args:
         scores: any unit; `is_usable` tells which of them count.
@@ -27,47 +42,67 @@ def map_scores(
         the usable scores are equal (the reference gives r_hi there).
 
     Source:
-        Zhou et al., "Temperature Balancing", NeurIPS 2023, and the reference code's assignment functions.
+        Zhou et al., "Temperature Balancing", NeurIPS 2023, and the reference code's assignment functions; sigmoid:
+        Liu et al., "Model Balancing Helps Low-data Training and Fine-tuning", EMNLP 2024; geometric: layer-wise
+        learning-rate decay, Clark et al., "ELECTRA", 2020.
     """
     values = np.asarray(scores, dtype=np.float64)
     usable = is_usable(values, mapping)
     chosen = values[usable]
     multipliers = np.ones_like(values)
     if chosen.size and chosen.min() < chosen.max():
-        multipliers[usable] = MAPPINGS[mapping](chosen, lr_min_ratio, lr_max_ratio)
-    return multipliers.tolist()
+        multipliers[usable] = MAPPINGS[mapping](chosen, min_ratio, max_ratio, sharpness)
+    return [float(multiplier) for multiplier in multipliers]
 
 
-def is_usable(scores: Sequence[float], mapping: Mapping) -> np.ndarray:
+def is_usable(scores: Sequence[float] | Scores, mapping: Mapping) -> NDArray[np.bool_]:
     """Boolean mask: finite, and for sqrt at least 0, for log2 at least 1, where the formula gives no negative rate."""
     values = np.asarray(scores, dtype=np.float64)
     smallest = {"sqrt": 0.0, "log2": 1.0}.get(mapping, -np.inf)
-    return np.isfinite(values) & (values >= smallest)
+    usable: NDArray[np.bool_] = np.isfinite(values) & (values >= smallest)
+    return usable
 
 
-def _linear(scores: np.ndarray, lr_min_ratio: float, lr_max_ratio: float) -> np.ndarray:
+def _scaled(scores: Scores) -> Scores:
     # Over a power of 2, which changes no digit: differences of 1e300 and of 1e-310 would have an infinite quotient.
     _, exponent = np.frexp(np.abs(scores).max())
-    scores = np.ldexp(scores, -exponent)
-    return np.interp(scores, [scores.min(), scores.max()], [lr_min_ratio, lr_max_ratio])
+    return np.ldexp(scores, -exponent)
 
 
-def _sqrt(scores: np.ndarray, lr_min_ratio: float, lr_max_ratio: float) -> np.ndarray:
+def _linear(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
+    scores = _scaled(scores)
+    return np.interp(scores, [scores.min(), scores.max()], [low, high])
+
+
+def _geometric(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
+    share = _linear(scores, 0.0, 1.0, sharpness)
+    return low ** (1 - share) * high**share
+
+
+def _sqrt(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
     return np.sqrt(scores) / np.sqrt(scores).mean()
 
 
-def _log2(scores: np.ndarray, lr_min_ratio: float, lr_max_ratio: float) -> np.ndarray:
+def _log2(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
     return np.log2(scores) / np.log2(scores).mean()
 
 
-def _step(scores: np.ndarray, lr_min_ratio: float, lr_max_ratio: float) -> np.ndarray:
+def _step(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
     rank = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
-    return lr_min_ratio + (lr_max_ratio - lr_min_ratio) * rank / scores.size
+    return low + (high - low) * rank / scores.size
 
 
-MAPPINGS: dict[str, Callable[[np.ndarray, float, float], np.ndarray]] = {
+def _sigmoid(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
+    with np.errstate(over="ignore", invalid="ignore"):  # far from the mean p is 0 or 1
+        p = 1 / (1 + np.exp(-sharpness * (scores - (scores / scores.size).sum())))
+    return np.where(p <= 0.5, low ** (1 - 2 * p), high ** (2 * p - 1))
+
+
+MAPPINGS: dict[str, Callable[[Scores, float, float, float], Scores]] = {
     "linear": _linear,
     "sqrt": _sqrt,
     "log2": _log2,
     "step": _step,
+    "sigmoid": _sigmoid,
+    "geometric": _geometric,
 }

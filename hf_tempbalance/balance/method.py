@@ -33,7 +33,7 @@ class Method:
     @classmethod
     def of(cls, config: TempBalanceConfig) -> Method:
         """The method that the settings name."""
-        bounds = {"lr_min_ratio": config.lr_min_ratio, "lr_max_ratio": config.lr_max_ratio}
+        bounds = {"min_ratio": config.min_ratio, "max_ratio": config.max_ratio, "sharpness": config.sharpness}
         return cls(
             score=METRICS[config.metric],
             unit=UNITS["layer"],

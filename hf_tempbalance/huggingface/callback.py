@@ -16,7 +16,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from ..balance.balancer import TempBalancer
 from ..balance.look import Look
-from ..config import TempBalanceConfig
+from ..config import TempBalanceConfig, renewed
 from ..runs.history import HISTORY_NAME, append_look, continue_history
 from .callback_state import read_state
 from .look_schedule import is_due
@@ -54,9 +54,9 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
     """
 
     def __init__(self, config: TempBalanceConfig | dict[str, Any] | None = None) -> None:
-        self.config = (
-            TempBalanceConfig.from_dict(config) if isinstance(config, dict) else config or TempBalanceConfig()
-        )
+        if isinstance(config, dict):  # as a checkpoint has it, where Trainer restores callbacks
+            config = TempBalanceConfig.from_dict(renewed(config))
+        self.config = config or TempBalanceConfig()
         self.balancer: TempBalancer | None = None
         self.log: Callable[[dict[str, float]], None] | None = None  # TempBalanceTrainer puts Trainer.log here
         self.log_layers: LogLayers = "parts"  # likewise its argument of this name

@@ -10,12 +10,21 @@ from transformers import TrainerState
 
 from ..balance.balancer import TempBalancer
 from ..balance.stored import Stored
-from ..config import TempBalanceConfig
+from ..config import TempBalanceConfig, renewed
 
 
 logger = logging.getLogger(__name__)
 # Settings that say which layers are tuned, and which parameters follow them.
-LAYER_SETTINGS = ("exclude_first", "exclude_last", "min_eigenvalues", "embeddings", "batchnorm", "layernorm")
+LAYER_SETTINGS = (
+    "unit",
+    "exclude_first",
+    "exclude_last",
+    "min_eigenvalues",
+    "exclude",
+    "embeddings",
+    "batchnorm",
+    "layernorm",
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ def _differing(kept: dict[str, Any], config: TempBalanceConfig) -> dict[str, tup
     before = args.get("config") if isinstance(args, dict) else None
     if not isinstance(before, dict):
         return {}
+    before = renewed(before)
     return {
         field: (before[field], value)
         for field, value in config.to_dict().items()

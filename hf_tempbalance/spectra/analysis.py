@@ -131,7 +131,7 @@ def layer_options(config: TempBalanceConfig) -> dict[str, Any]:
         "exclude_first": config.exclude_first,
         "exclude_last": config.exclude_last,
         "min_eigenvalues": config.min_eigenvalues,
-        "embeddings": config.embeddings,
+        "embeddings": config.embeddings == "tune",
     }
 
 

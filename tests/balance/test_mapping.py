@@ -26,6 +26,8 @@ def test_there_is_a_function_for_every_name_and_no_other():
         ("sqrt", [0.788, 0.965, 1.246]),
         ("log2", [0.611, 0.969, 1.420]),
         ("step", [0.5, 0.8333, 1.1667]),
+        ("sigmoid", [0.5, 0.5021, 1.5]),
+        ("geometric", [0.5, 0.7211, 1.5]),
     ],
 )
 def test_known_scores(mapping, expected):
@@ -35,7 +37,7 @@ def test_known_scores(mapping, expected):
 @pytest.mark.parametrize("mapping", NAMES)
 @given(values=scores)
 def test_it_is_the_formula(mapping, values):
-    assert map_scores(values, mapping, lr_min_ratio=0.6, lr_max_ratio=1.4) == pytest.approx(
+    assert map_scores(values, mapping, min_ratio=0.6, max_ratio=1.4) == pytest.approx(
         reference.multipliers(values, mapping, 0.6, 1.4), rel=1e-9
     )
 
@@ -49,7 +51,7 @@ def test_a_larger_score_never_gets_a_smaller_multiplier(mapping, values):
 
 @given(values=scores, low=st.floats(0, 1), high=st.floats(1, 5))
 def test_linear_gives_the_ends_exactly_and_all_others_between(values, low, high):
-    multipliers = map_scores(values, "linear", lr_min_ratio=low, lr_max_ratio=high)
+    multipliers = map_scores(values, "linear", min_ratio=low, max_ratio=high)
     assert multipliers[values.index(min(values))] == low
     assert multipliers[values.index(max(values))] == high
     assert all(low <= multiplier <= high for multiplier in multipliers)
@@ -81,7 +83,7 @@ any_scores = st.lists(st.floats() | extreme, min_size=2, max_size=12)
 @example(values=[-1.7e308, 0.0, 1.7e308])  # and whose difference is
 def test_whatever_the_scores_are_a_multiplier_is_a_number_within_its_bounds(mapping, values):
     multipliers = map_scores(values, mapping)
-    bounds = {"linear": (0.5, 1.5), "step": (0.5, 1.5)}.get(mapping, (0.0, max(len(values), 1)))
+    bounds = (0.0, max(len(values), 1)) if mapping in ("sqrt", "log2") else (0.5, 1.5)
     assert all(bounds[0] <= multiplier <= bounds[1] * (1 + 1e-9) for multiplier in multipliers)
 
 

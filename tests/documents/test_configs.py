@@ -57,7 +57,7 @@ def test_the_settings_are_the_paper_s_and_a_pair_differs_in_the_method_alone(cel
     )
     assert (plain.tempbalance, options.tempbalance) == (False, True)
     assert (sgd.learning_rate, args.learning_rate) == (sgd_rate, rate)
-    assert settings == TempBalanceConfig(lr_min_ratio=low, lr_max_ratio=high)
+    assert settings == TempBalanceConfig(min_ratio=low, max_ratio=high)
     for one in (sgd, args):
         assert (one.num_train_epochs, one.per_device_train_batch_size, one.weight_decay) == (200, 128, 5e-4)
         assert (one.optim, one.optim_args, one.max_grad_norm) == ("sgd", "momentum=0.9", 0)
@@ -91,7 +91,7 @@ def test_numbers_with_an_exponent_lists_and_mappings_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr_min: 0.5", "a.yaml: unknown key 'lr_min'. Did you mean 'lr_min_ratio'"),
+        ("lr_min: 0.5", "a.yaml: unknown key 'lr_min'. Did you mean 'min_ratio'"),
         ("- 1\n- 2", "one 'option: value' a line"),
         ("a: [", "a.yaml is not YAML"),
     ],

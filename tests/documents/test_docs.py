@@ -64,7 +64,7 @@ def test_the_printed_study_is_read(tmp_path):
     (tmp_path / "methods.yaml").write_text((ROOT / "configs" / "studies" / "methods.yaml").read_text())
     study = load_study(tmp_path / "mine.yaml")
     assert study.tune.values == (0.05, 0.1)
-    assert study.options_of({"architecture": "vgg16_cifar", "method": "tempbalance"})["lr_max_ratio"] == 1.4
+    assert study.options_of({"architecture": "vgg16_cifar", "method": "tempbalance"})["max_ratio"] == 1.4
 
 
 def test_every_shipped_study_is_in_the_table_with_its_number_of_runs():

@@ -119,7 +119,7 @@ def test_with_multipliers_of_1_training_is_the_plain_trainer_s_bit_for_bit(tmp_p
     plain, balanced = ConvNet(), ConvNet()
     balanced.load_state_dict(plain.state_dict())
     make(tmp_path / "plain", model=plain, optim=optim).train()
-    config = TempBalanceConfig(lr_min_ratio=1.0, lr_max_ratio=1.0)
+    config = TempBalanceConfig(min_ratio=1.0, max_ratio=1.0)
     callback = TempBalanceCallback(config)
     make(tmp_path / "balanced", callback, model=balanced, optim=optim).train()
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), balanced.parameters(), strict=True))

@@ -197,13 +197,13 @@ def test_other_settings_than_the_checkpoint_s_act_at_once_and_are_named(tmp_path
     plain = make("plain", tmp_path / "plain")
     checkpoint = interrupted("callback", tmp_path / "run", 6)
     plain.train(resume_from_checkpoint=str(checkpoint))
-    off = TempBalanceConfig(lr_min_ratio=1.0, lr_max_ratio=1.0)
+    off = TempBalanceConfig(min_ratio=1.0, max_ratio=1.0)
     resumed = make("callback", tmp_path / "run", config=off)
     with caplog.at_level(logging.WARNING):
         resumed.train(resume_from_checkpoint=str(checkpoint))
     assert weights_equal(plain, resumed)
     assert [look[0] for look in looks_of(tmp_path / "run")] == [0, 4, 6, 8, 12, 16]
-    message = "The checkpoint was made with lr_min_ratio=0.5 (now 1.0), lr_max_ratio=1.5 (now 1.0): the weights are"
+    message = "The checkpoint was made with min_ratio=0.5 (now 1.0), max_ratio=1.5 (now 1.0): the weights are"
     assert message in caplog.text
 
 

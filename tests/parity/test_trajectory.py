@@ -22,7 +22,7 @@ from hf_tempbalance import (
 
 RUNS = {
     "trajectory_7": TempBalanceConfig(),
-    "trajectory_8": TempBalanceConfig(lr_min_ratio=0.6, lr_max_ratio=1.4, mapping="sqrt"),
+    "trajectory_8": TempBalanceConfig(min_ratio=0.6, max_ratio=1.4, mapping="sqrt"),
 }
 
 

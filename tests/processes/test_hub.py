@@ -101,7 +101,7 @@ def test_the_card_says_what_was_trained_how_well_and_how_to_load_it(hub, pushed)
     assert (metric["type"], metric["value"]) == ("accuracy", accuracy)
     assert f"| accuracy | {accuracy:.4g} | 1 |" in text
     assert 'model = pipeline("image-classification", model="me/own-net", trust_remote_code=True)' in text
-    assert "lr_min_ratio: 0.5" in text and "](plots/tempbalance_layers.png)" in text
+    assert "min_ratio: 0.5" in text and "](plots/tempbalance_layers.png)" in text
     assert "| learning rate | 0.1 |" in text and "an unknown dataset" not in text
 
 

@@ -106,11 +106,11 @@ def test_a_run_that_fails_is_recorded_with_its_error(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--lr_min_ratio=2"], 1, "lr_min_ratio=2.0 is larger than lr_max_ratio=1.5"),
-        (["--lr_min_ratio=-1"], 1, "lr_min_ratio=-1.0 is not allowed"),
+        (["--min_ratio=2"], 1, "min_ratio=2.0 is larger than max_ratio=1.5"),
+        (["--min_ratio=-1"], 1, "min_ratio=-1.0 is not allowed"),
         (["--xmin_pos=1"], 1, "xmin_pos=1.0 is not allowed"),
         (["--mapping=cubic"], 2, "argument --mapping: invalid choice: 'cubic'"),
-        (["--lr_minratio=1"], 2, "unknown option '--lr_minratio=1'. Did you mean 'lr_min_ratio'?"),
+        (["--lr_minratio=1"], 2, "unknown option '--lr_minratio=1'. Did you mean 'min_ratio'?"),
         (["--config=none.yaml"], 1, "none.yaml can't be read"),
         (["--architecture=resnet19_cifar"], 1, "'resnet19_cifar' is not in timm's registry"),
         (["--model_args={depth"], 1, "is not JSON, an object"),
@@ -134,12 +134,12 @@ def test_a_mistake_in_a_file_ends_the_process_with_one_line(tmp_path):
     done = run([sys.executable, str(SCRIPTS / "train.py"), "--config", str(tmp_path / "a.yaml")])
     assert done.returncode == 1
     # Optimizers that are installed besides may have something to say when they are imported; ours is the last line.
-    message = f"train.py: {tmp_path}/a.yaml: unknown key 'lr_min'. Did you mean 'lr_min_ratio'?"
+    message = f"train.py: {tmp_path}/a.yaml: unknown key 'lr_min'. Did you mean 'min_ratio'?"
     assert done.stderr.splitlines()[-1] == message and "Traceback" not in done.stderr
 
 
 def test_traceback_shows_where(tmp_path):
-    assert "Traceback" in run(train(tmp_path, "--lr_min_ratio=2", "--traceback")).stderr
+    assert "Traceback" in run(train(tmp_path, "--min_ratio=2", "--traceback")).stderr
 
 
 def test_compare_prints_both_runs_and_every_layer_and_draws_a_picture(whole, tmp_path):

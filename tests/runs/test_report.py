@@ -86,7 +86,7 @@ def test_the_page_of_a_plain_trainer_with_the_callback(run, capsys):
         assert layer["name"] in page.text
         assert f"{layer['alpha']:.2f}" in page.text
     assert "out <1>" in page.text and "layers with their own rate" in page.text
-    assert '"lr_min_ratio": 0.5' in page.text
+    assert '"min_ratio": 0.5' in page.text
 
 
 def test_a_page_goes_where_it_is_wanted(run, tmp_path, capsys):

@@ -105,7 +105,7 @@ def test_an_embedding_is_decomposed_and_tuned_on_demand_alone():
     model = nn.Sequential(nn.Embedding(100, 64), *(nn.Linear(64, 64) for _ in range(4)))
     plain = spectrum_of(model, "0")
     assert plain.excluded_by == "embedding" and np.isnan(plain.alpha)
-    tuned = spectrum_of(model, "0", embeddings=True)
+    tuned = spectrum_of(model, "0", embeddings="tune")
     norm, _ = expected_norm_and_largest([model[0].weight.detach().double().numpy()])
     assert tuned.excluded_by is None and tuned.norm == pytest.approx(norm, rel=1e-5)
 

@@ -39,7 +39,7 @@ def test_every_layer_has_weightwatcher_s_alpha_and_distance(make):
     # WeightWatcher fits the eigenvalues above 1e-5, and spectra with fewer values than this in another way.
     from weightwatcher.WW_powerlaw import SMALL_N_CUTOFF
 
-    config = TempBalanceConfig(fit="goodness-of-fit", filter_zeros=True, zero_threshold=1e-5, embeddings=True)
+    config = TempBalanceConfig(fit="goodness-of-fit", filter_zeros=True, zero_threshold=1e-5, embeddings="tune")
     ours = {spectrum.name: spectrum for spectrum in analyze(model, config)}
     compared = 0
     for row in table.to_dict("records"):

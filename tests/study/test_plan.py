@@ -141,7 +141,7 @@ def test_the_main_study_has_each_cell_of_the_paper_with_its_own_settings():
         options = {method: study.options_of({"cell": cell, "method": method}) for method in study.axes["method"]}
         assert options["sgd"]["learning_rate"] == sgd and options["sgd"]["tempbalance"] is False
         tempbalance = options["tempbalance"]
-        assert (tempbalance["learning_rate"], tempbalance["lr_min_ratio"], tempbalance["lr_max_ratio"]) == (
+        assert (tempbalance["learning_rate"], tempbalance["min_ratio"], tempbalance["max_ratio"]) == (
             rate,
             low,
             high,
@@ -149,7 +149,7 @@ def test_the_main_study_has_each_cell_of_the_paper_with_its_own_settings():
         for method, (rate, coefficient) in {"snr": snr, "tempbalance_snr": both}.items():
             arguments = {"momentum": 0.9, "spectral_norm_regularization": coefficient}
             assert (options[method]["learning_rate"], options[method]["optimizer_args"]) == (rate, arguments)
-        assert (options["tempbalance_snr"]["lr_min_ratio"], options["tempbalance_snr"]["lr_max_ratio"]) == (0.6, 1.4)
+        assert (options["tempbalance_snr"]["min_ratio"], options["tempbalance_snr"]["max_ratio"]) == (0.6, 1.4)
         single = yaml.safe_load((STUDIES.parent / f"{cell}_tempbalance.yaml").read_text())
         assert {key: single[key] for key in ("dataset", "architecture")} == {
             key: options["sgd"][key] for key in ("dataset", "architecture")
