@@ -29,7 +29,7 @@ SECTIONS = {
     "Settings": ["config.TempBalanceConfig"],
     "Looking at weights": [
         "spectra.analysis.analyze",
-        "spectra.analysis.LayerSpectrum",
+        "spectra.spectrum.LayerSpectrum",
         "spectra.analysis.analyze_weights",
         "cli.sources.open_source",
     ],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from ..config import TempBalanceConfig
-from ..spectra.analysis import layer_options
-from ..spectra.layers import Layer, describe, find_followers, find_layers
+from ..spectra.followers import find_followers
+from ..spectra.layers import Exclusions, Layer, check_windows, describe, find_layers
 from ..spectra.weights import clean_name
 
 
@@ -20,12 +20,14 @@ def assign_parameters(model: nn.Module, config: TempBalanceConfig) -> tuple[list
     to the layer that is met first.
 
     Raises:
-        ValueError: no layer is tuned.
+        ValueError: no layer is tuned, or windows are larger than every layer that is.
     """
-    layers = find_layers(model, **layer_options(config))
+    exclusions = Exclusions.of(config)
+    layers = find_layers(model, exclusions)
     tuned = {layer.name: layer for layer in layers if layer.is_tuned or layer.excluded_by == "frozen"}
     if all(layer.excluded_by == "frozen" for layer in tuned.values()):
         raise ValueError(f"There is nothing to balance: {describe(model, layers)}")
+    check_windows(layers, exclusions)
     owner: dict[int, str] = {}
     followers = find_followers(model, layers, batchnorm=config.batchnorm, layernorm=config.layernorm)
     for name, layer in tuned.items():

@@ -136,6 +136,8 @@ def spectrum_of(stored: Stored) -> LayerSpectrum:
             found[field.name] = stored.whole(field.name)
         elif field.name == "excluded_by":
             found[field.name] = stored.optional_text(field.name)
+        elif field.name == "is_pinned":
+            found[field.name] = stored.flag(field.name)
         else:
             found[field.name] = stored.number(field.name)
     return LayerSpectrum(**found)
