@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,7 +94,8 @@ class TempBalanceTrainer(Trainer):
         optimizer = super().create_optimizer(*args, **kwargs)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TempBalanceCallback):
-                callback.log = self.log
+                # Trainer's own: TRL's would average what it has collected for the next log of the loss into ours.
+                callback.log = partial(Trainer.log, self)
                 callback.log_layers = getattr(self.args, "log_layers", callback.log_layers)
         if is_new and self.tempbalance is not None:
             self._layer_groups = self._split(optimizer)
