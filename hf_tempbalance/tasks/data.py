@@ -213,6 +213,7 @@ def load_images(
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction={validation_fraction} is not allowed: it must be from 0 to below 1.")
+    _checked("image_size", image_size, 1)
     source = replace(SOURCES.get(dataset, Source(dataset)), **(overrides or {}))
     if source.path == "digits":
         (train, test), class_names = _digits(), [str(digit) for digit in range(10)]
