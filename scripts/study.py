@@ -126,7 +126,7 @@ def parse(one: Run) -> tuple[Any, TempBalanceConfig, TempBalanceTrainingArgument
     try:
         options, tempbalance, args = parser.parse_options(one.options)
         check(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"run {one.name}: {error}") from error
     return options, tempbalance, args
 

@@ -30,7 +30,7 @@ class ConfigArgumentParser(HfArgumentParser):
         if debug is None:
             self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
         else:  # TrainingArguments have one that takes names of their own checks; alone it is ours
-            debug.nargs, debug.const = "?", ""
+            debug.nargs, debug.const = "?", []
             debug.help = f"Alone: show the traceback of an error. {debug.help}"
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -47,8 +47,7 @@ class ConfigArgumentParser(HfArgumentParser):
         if unknown:
             option = unknown[0].split("=")[0].lstrip("-")
             self.error(f"unknown option {unknown[0]!r}. {self._hint(option)}")
-        parsed = self.parse_args_into_dataclasses([*defaults, *argv], look_for_args_file=False)
-        return parsed[: len(self.dataclass_types)]
+        return self._objects([*defaults, *argv])
 
     def parse_options(self, options: dict[str, Any]) -> tuple[Any, ...]:
         """One object of each dataclass from options in a dict, as a file has them.
@@ -58,9 +57,7 @@ class ConfigArgumentParser(HfArgumentParser):
         """
         self._raises = True
         try:
-            return self.parse_args_into_dataclasses(self._flags(options), look_for_args_file=False)[
-                : len(self.dataclass_types)
-            ]
+            return self._objects(self._flags(options))
         finally:
             self._raises = False
 
@@ -80,6 +77,13 @@ class ConfigArgumentParser(HfArgumentParser):
         if self._raises:
             raise ValueError(message)
         self.exit(2, f"{self.prog}: {printable(message)}\n")
+
+    def _objects(self, flags: list[str]) -> tuple[Any, ...]:
+        try:
+            parsed = self.parse_args_into_dataclasses(flags, look_for_args_file=False)
+        except (TypeError, AttributeError, OverflowError, OSError) as error:  # transformers does not check all values
+            raise ValueError(f"the value of an option is not allowed ({type(error).__name__}: {error}).") from error
+        return parsed[: len(self.dataclass_types)]
 
     @staticmethod
     def _config_path(argv: list[str]) -> str | None:

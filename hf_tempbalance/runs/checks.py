@@ -62,7 +62,7 @@ def checked_log(path: Path, field: str, log: Any) -> list[dict[str, Any]]:
 
 
 def check_looks(path: Path, looks: list[dict[str, Any]]) -> None:
-    """Check the looks of a history.
+    """Check the looks of a history, and make floats of their numbers.
 
     Raises:
         ValueError: a field that reports go on is missing or not what a look has, or looks have different layers.
@@ -72,6 +72,7 @@ def check_looks(path: Path, looks: list[dict[str, Any]]) -> None:
         for name in ("epoch", "seconds"):
             if not is_number(look.get(name)) or look[name] < 0:
                 raise damaged(path, where + name, look.get(name), "a number from 0 up")
+            look[name] = float(look[name])
         if not is_count(look.get("step")):
             raise damaged(path, f"{where}step", look.get("step"), "a whole number")
         if look.get("in_force") is not None and not is_count(look["in_force"]):
@@ -95,6 +96,7 @@ def _check_layer(path: Path, where: str, layer: Any) -> None:
         value = layer.get(name)
         if not is_number(value, finite=False) or math.isinf(value):
             raise damaged(path, f"{where}.{name}", value, "a number or null")
+        layer[name] = float(value)
 
 
 def _rule(path: Path, where: str, layer: dict[str, Any]) -> None:

@@ -90,23 +90,22 @@ def _measured(run: Run, results: dict[str, Any]) -> Measured:
         error = f": {results['error']}" if "error" in results else ""
         raise ValueError(f"it has not finished (status: {results['status']}{error})")
     machine = results.get("environment", {})
-    missing = [name for name in ("device", "threads", "commit", "dirty", "seed") if name not in machine]
-    if missing or not isinstance(machine.get("versions"), dict) or not isinstance(machine["commit"], str | None):
-        raise ValueError(f"{RESULTS_NAME} is damaged: its environment is not what a run writes")
-    seed = machine["seed"]
-    if seed != run.seed:
+    if (seed := machine.get("seed")) != run.seed:
         raise ValueError(f"{RESULTS_NAME} is of another run: its seed is {seed} and not {run.seed}")
     test, held_out = accuracies(results), dict(accuracies(results, "validation"))
     if not test:
         raise ValueError("it has no evaluation on the test split")
-    for name in ("seconds", "tempbalance_seconds", "layers"):
-        if name not in results:
-            raise ValueError(f"{RESULTS_NAME} is damaged: it has no {name}")
+    missing = [name for name in ("seconds", "tempbalance_seconds", "layers") if name not in results]
+    missing += [f"environment.{name}" for name in ("device", "threads", "commit", "dirty") if name not in machine]
+    if missing:
+        raise ValueError(f"{RESULTS_NAME} is damaged: it has no {missing[0]}")
+    if not isinstance(machine.get("versions"), dict) or not isinstance(machine["commit"], str | None):
+        raise ValueError(f"{RESULTS_NAME} is damaged: its environment is not what a run writes")
     return Measured(
         run=run,
         last=test[-1][1],
         best=max(accuracy for _, accuracy in test),
-        chosen=dict(test)[max(held_out, key=held_out.__getitem__)] if held_out else float("nan"),
+        chosen=dict(test).get(max(held_out, key=held_out.__getitem__, default=-1.0), float("nan")),
         held_out=list(held_out.values())[-1] if held_out else float("nan"),
         seconds=float(results["seconds"]),
         tempbalance_seconds=float(results["tempbalance_seconds"]),

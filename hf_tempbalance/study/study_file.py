@@ -182,7 +182,10 @@ def _axis(path: Path, name: str, values: Any, content: dict[str, Any]) -> dict[s
         return {str(value): {name: value} for value in values}
     methods = content.get("methods") or {}
     if isinstance(methods, str):
-        methods = read_yaml(path.parent / methods)
+        try:
+            methods = read_yaml(path.parent / methods)
+        except ValueError as error:
+            raise ValueError(f"{path}: methods: {error}") from error
     methods = _labels(path, "methods", methods)
     for method in map(str, values):
         if method not in methods:
