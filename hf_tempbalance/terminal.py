@@ -66,6 +66,9 @@ def _sentence(error: Exception) -> str:
 
 
 def _tell(name: str, message: str, debug: bool) -> None:
+    bars = getattr(getattr(sys.modules.get("tqdm.std"), "tqdm", None), "_instances", ())
+    for bar in list(bars):  # an open one would be drawn before the message on its line, and again after it
+        bar.close()
     if debug:
         traceback.print_exc()
     print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201  the command line's own

@@ -209,8 +209,8 @@ def load_images(
 
     Raises:
         FileNotFoundError: there is no such path and no such Hub id.
-        ValueError: the path can't be read, a column or split is missing (the message names those there are), images differ in size, or a
-            number is out of range.
+        ValueError: the path can't be read, a column or split is missing (the message names those there are), images
+            differ in size, or a number is out of range.
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction={validation_fraction} is not allowed: it must be from 0 to below 1.")
@@ -312,8 +312,8 @@ def _open(source: Source) -> tuple[tuple[_Split, _Split], list[str]]:
     except (DatasetsError, ValueError, OSError) as error:
         if path.exists():
             raise ValueError(
-                f"dataset={source.path!r} can't be read: {error}. It must be a parquet file, or a folder of them or of "
-                "images: train/CLASS/*.png and test/CLASS/*.png."
+                f"dataset={source.path!r} can't be read: {error}. It must be a parquet file, or a folder of them or "
+                "of images: train/CLASS/*.png and test/CLASS/*.png."
             ) from error
         if not isinstance(error, (ConnectionError, FileNotFoundError)):
             raise
