@@ -30,6 +30,9 @@ SMALL = [
 ]
 
 
+TOKEN = "hf_aVerySecretToken"  # noqa: S105
+
+
 def train(folder: Path, *flags: str) -> list[str]:
     return [sys.executable, str(SCRIPTS / "train.py"), *SMALL, f"--output_dir={folder}", "--tempbalance=true", *flags]
 
@@ -43,7 +46,7 @@ def whole(tmp_path_factory) -> Path:
     """A run that nobody stopped, started by accelerate launch."""
     folder = tmp_path_factory.mktemp("whole")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
-    done = run([*launcher, *train(folder, "--validation_fraction=0.1")[1:]])
+    done = run([*launcher, *train(folder, "--validation_fraction=0.1", f"--hub_token={TOKEN}")[1:]])
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -63,6 +66,12 @@ def test_results_json_tells_what_was_run_and_measured(whole):
     assert results["arguments"]["weight_decay_on_all"] is True
     assert results["environment"]["versions"]["torch"] == version("torch")
     assert results["environment"]["seed"] == 43
+
+
+def test_no_file_of_a_run_has_the_token(whole):
+    files = [path for path in whole.rglob("*") if path.is_file()]
+    assert "results.json" in {path.name for path in files}
+    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
 
 
 def test_the_folder_has_what_the_hub_needs(whole):
