@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_tempbalance.huggingface.parser import run
 from hf_tempbalance.runs.results import RESULTS_NAME, accuracies, read_results
+from hf_tempbalance.terminal import printable
 
 
 def main() -> None:
@@ -18,19 +19,25 @@ def main() -> None:
     parser.add_argument("plain", type=Path, help="output folder of the run without TempBalance")
     parser.add_argument("balanced", type=Path, help="output folder of the run with TempBalance")
     parser.add_argument("--picture", type=Path, help="where to write the picture (PNG, PDF or SVG)")
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
 
     from rich.console import Console
 
-    from hf_tempbalance.runs.history import HISTORY_NAME, read_history
+    from hf_tempbalance.runs.history import HISTORY_NAME
     from hf_tempbalance.runs.plots import plot_comparison
+    from hf_tempbalance.runs.run import read_run
 
     runs = {"SGD": read_evaluated(options.plain), "TempBalance": read_evaluated(options.balanced)}
-    looks = read_history(options.balanced / HISTORY_NAME)
+    looks = read_run(options.balanced).looks
+    if not looks:
+        raise ValueError(f"{options.balanced} has no look in a {HISTORY_NAME}: it is no run with TempBalance.")
+    plain = final_alphas(options.plain)
+    if missing := [layer["name"] for layer in looks[0]["layers"] if layer["name"] not in plain]:
+        raise ValueError(f"{options.plain} is of another network: it has no layer {missing[0]!r}.")
     console = Console(width=None if Console().is_terminal else 1000)  # a file has no edge to cut a table at
     console.print(runs_table(runs))
-    console.print(layers_table(looks, final_alphas(options.plain)))
+    console.print(layers_table(looks, plain))
     console.print(
         "alpha: exponent of the power-law tail of a layer's weight spectrum (smaller: heavier tail). "
         "One run each: a difference in accuracy here is no evidence for either method.",
@@ -41,7 +48,7 @@ def main() -> None:
         plot_comparison(looks, {name: accuracies(result) for name, result in runs.items()}).savefig(
             options.picture, dpi=110
         )
-        console.print(f"Picture: {options.picture}")
+        console.print(printable(f"Picture: {options.picture}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def read_evaluated(folder: Path) -> dict[str, Any]:
@@ -73,15 +80,21 @@ def runs_table(runs: dict[str, dict[str, Any]]) -> Any:
     for name, result in runs.items():
         values = [accuracy for _, accuracy in accuracies(result)]
         loss = next((e["loss"] for e in reversed(result["epochs"]) if "loss" in e), float("nan"))
-        balancing = f"{result['tempbalance_seconds']:.2f}" if result["tempbalance_seconds"] else "-"
+        balancing = f"{result['tempbalance_seconds']:.2f}" if result.get("tempbalance_seconds") else "-"
         table.add_row(
-            name, f"{values[-1]:.4f}", f"{max(values):.4f}", f"{loss:.4f}", f"{result['seconds']:.1f}", balancing
+            name,
+            f"{values[-1]:.4f}",
+            f"{max(values):.4f}",
+            f"{loss:.4f}",
+            f"{result.get('seconds', 0.0):.1f}",
+            balancing,
         )
     return table
 
 
 def layers_table(looks: list[dict[str, Any]], plain: dict[str, float]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"Layers: alpha at the start and after {looks[-1]['epoch']:g} epochs")
     table.add_column("layer", no_wrap=True)
@@ -95,12 +108,12 @@ def layers_table(looks: list[dict[str, Any]], plain: dict[str, float]) -> Any:
     ):
         table.add_column(column, justify="right", no_wrap=True)
     for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=True):
-        row = [first["name"], str(first["num_eigenvalues"])]
+        row = [Text(printable(first["name"])), str(first["num_eigenvalues"])]
         row += [f"{value:.2f}" for value in (first["alpha"], plain[first["name"]], last["alpha"])]
         if first["excluded_by"] is None:
             row += [f"{first['multiplier']:.2f}", f"{last['multiplier']:.2f}"]
         else:
-            row += ["1", f"({first['excluded_by']})"]
+            row += ["1", Text(printable(f"({first['excluded_by']})"))]
         table.add_row(*row)
     return table
 
