@@ -7,7 +7,7 @@ import json
 import math
 import numbers
 import reprlib
-from collections.abc import Mapping as MappingType
+from collections import abc
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -146,14 +146,14 @@ class TempBalanceConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, options: MappingType[str, Any]) -> TempBalanceConfig:
+    def from_dict(cls, options: abc.Mapping[str, Any]) -> TempBalanceConfig:
         """The inverse of `to_dict`; missing options take their defaults.
 
         Raises:
             ValueError: it is no mapping, a key is unknown (the message names the nearest option), or a value is not
                 allowed.
         """
-        if not isinstance(options, MappingType):
+        if not isinstance(options, abc.Mapping):
             raise ValueError(
                 f"the options of TempBalance are {_shown(options)} and should be a mapping from names to values, "
                 "such as {'lr_min_ratio': 0.5}."
