@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..config import Fit, TempBalanceConfig
+from .compare_runs import add_compare_runs, compare_runs_command
 
 
 if TYPE_CHECKING:
@@ -53,10 +54,16 @@ SHOWN += ["stable_rank", "warning", "excluded_by"]
 
 def main(argv: list[str] | None = None) -> int:
     """The console command. Returns 0, or 1 after an error that is told in one line."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["run"]:  # what a script raises is its own, and not for the lines below
+        from ..run import main as run
+
+        return run(argv[1:])
     parser = _parser()
     options = parser.parse_args(argv)
+    commands = {"analyze": analyze_command, "compare": compare_command, "report": report_command}
     try:
-        {"analyze": analyze_command, "compare": compare_command, "report": report_command}[options.command](options)
+        (commands | {"compare-runs": compare_runs_command})[options.command](options)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
@@ -187,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("output_dir", type=Path, help="output folder of a Trainer with TempBalance or of train.py")
     report.add_argument("--output", type=Path, metavar="FILE", help="the page; tempbalance_report.html in the folder")
     report.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands.add_parser("run", help="a Trainer script with TempBalance in it, unchanged", add_help=False)
+    add_compare_runs(commands)
     return parser
 
 
