@@ -29,7 +29,7 @@ from .huggingface.attachment import Attachment
 
 
 PROG = "hf-tempbalance run"
-SECRET = re.compile(r"token|password|secret|api_?key", re.IGNORECASE)
+SECRET = re.compile(r"token|password|secret|api[_-]?key", re.IGNORECASE)
 
 # Nothing here may import torch or transformers: a script sets environment variables before it does so itself.
 
@@ -145,7 +145,7 @@ def run_as_main(script: str, arguments: Sequence[str], source: bytes) -> None:
     They stay so: what is called at exit, and workers that are spawned, find them. A traceback begins in the script.
     """
     module = types.ModuleType("__main__")
-    path = os.path.abspath(script)
+    path = os.path.join(os.getcwd(), script)  # as Python has it, ".." and all
     loader = SourceFileLoader("__main__", path)
     vars(module).update(__file__=path, __cached__=None, __loader__=loader, __builtins__=builtins)
     sys.modules["__main__"] = module

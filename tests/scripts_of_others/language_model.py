@@ -14,7 +14,7 @@ config = GPT2Config(
     vocab_size=128, n_positions=block_size, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
 )
 model = GPT2LMHeadModel(config)
-trainer = Trainer(model=model, args=training_args, train_dataset=blocks[:48], eval_dataset=blocks[48:])
+trainer = Trainer(model=model, args=training_args, train_dataset=blocks[:32], eval_dataset=blocks[32:])
 trainer.train()
 trainer.save_model()
 trainer.log_metrics("eval", trainer.evaluate())
