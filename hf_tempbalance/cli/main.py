@@ -15,6 +15,7 @@ from .. import __version__
 from ..config import Fit, TempBalanceConfig
 from ..files import file_stem
 from ..terminal import printable, run_command
+from .compare_runs import add_compare_runs, compare_runs_command
 
 
 if TYPE_CHECKING:
@@ -54,9 +55,19 @@ SHOWN += ["stable_rank", "warning", "excluded_by"]
 
 def main(argv: list[str] | None = None) -> int:
     """The console command. Returns its exit code, as `run_command` does."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["run"]:  # what a script raises is its own, and not for one line of ours
+        from ..run import main as run
+
+        return run(argv[1:])
     options = _parser().parse_args(argv)
-    command = {"analyze": analyze_command, "compare": compare_command, "report": report_command}[options.command]
-    return run_command("hf-tempbalance", lambda: command(options), debug=options.debug)
+    commands = {
+        "analyze": analyze_command,
+        "compare": compare_command,
+        "compare-runs": compare_runs_command,
+        "report": report_command,
+    }
+    return run_command("hf-tempbalance", lambda: commands[options.command](options), debug=options.debug)
 
 
 def verdict(alpha: float) -> str:
@@ -180,6 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("output_dir", type=Path, help="output folder of a Trainer with TempBalance or of train.py")
     report.add_argument("--output", type=Path, metavar="FILE", help="the page; tempbalance_report.html in the folder")
     report.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands.add_parser("run", help="a Trainer script with TempBalance in it, unchanged", add_help=False)
+    add_compare_runs(commands)
     return parser
 
 

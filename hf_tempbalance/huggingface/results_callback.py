@@ -6,7 +6,8 @@ import os
 import platform
 import subprocess
 import time
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def environment(args: TrainingArguments) -> dict[str, Any]:
     """Versions, code and machine."""
     changes = _git("status", "--porcelain")
     return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | _versions(),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if changes is None else bool(changes),
         "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
@@ -116,7 +117,19 @@ def environment(args: TrainingArguments) -> dict[str, Any]:
     }
 
 
+def _versions() -> dict[str, str]:
+    """Of the packages that are installed: timm, datasets and others are extras."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def _git(*command: str) -> str | None:
     here = Path(__file__).parent
-    done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -28,6 +28,8 @@ class Run:
         environment: versions and machine, likewise.
         seconds: wall time; None where the files don't have it.
         best_step: of the best checkpoint, likewise.
+        status: "finished", "running" or "failed"; None where the files don't have it.
+        predictions: metrics of each ``Trainer.predict``: "test_accuracy", ...
     """
 
     folder: Path
@@ -39,6 +41,8 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     best_step: int | None = None
+    status: str | None = None
+    predictions: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def last_metrics(self) -> dict[str, float]:
@@ -77,7 +81,8 @@ def read_run(folder: str | Path) -> Run:
         if run.options.get("tempbalance"):
             run.settings = results["config"].get("settings")
         run.arguments, run.environment = results.get("arguments", {}), results.get("environment", {})
-        run.seconds = results.get("seconds")
+        run.seconds, run.status = results.get("seconds"), results["status"]
+        run.predictions = results.get("predictions", [])
         run.best_step = _step_of(results.get("best_checkpoint"))
     if (state := _state(folder, has_results=bool(run.log))) is not None:
         run.log, run.best_step = state["log_history"], _step_of(state.get("best_model_checkpoint"))
