@@ -17,6 +17,7 @@ from transformers.trainer_callback import TrainerState
 from ..config import TempBalanceConfig
 from ..files import write_json
 from ..runs.checkpoints import last_complete_checkpoint
+from ..runs.history import cost_in_log
 from ..runs.results import RESULTS_NAME, read_results
 from .results_callback import environment
 
@@ -60,15 +61,11 @@ class Record:
         for entry in log:
             if "loss" in entry or any(key.startswith("eval_") for key in entry):
                 epochs.setdefault(round(entry.get("epoch", 0.0), 6), {}).update(entry)
-        # The time that training stood still: of a look that went on beside it, the wait alone.
-        looks = [
-            e.get("tempbalance/wait_seconds", e["tempbalance/seconds"]) for e in log if "tempbalance/seconds" in e
-        ]
         last, _ = last_complete_checkpoint(self.path.parent)
         self.results |= {
             "seconds": self.seconds if self.has_ended else self.seconds + time.perf_counter() - self.start,
-            "tempbalance_seconds": sum(looks),
-            "looks": len(looks),
+            "tempbalance_seconds": cost_in_log(log),
+            "looks": sum("tempbalance/seconds" in entry for entry in log),
             "epochs": [epochs[epoch] for epoch in sorted(epochs)],
             "best_metric": self.state.best_metric,
             "best_checkpoint": self.state.best_model_checkpoint,
