@@ -132,7 +132,7 @@ def spectrum_of(stored: Stored) -> LayerSpectrum:
             found[field.name] = stored.text(field.name)
         elif field.name == "shape":
             found[field.name] = tuple(stored.wholes(field.name))
-        elif field.name == "num_eigenvalues":
+        elif field.name in ("num_eigenvalues", "depth"):
             found[field.name] = stored.whole(field.name)
         elif field.name == "excluded_by":
             found[field.name] = stored.optional_text(field.name)

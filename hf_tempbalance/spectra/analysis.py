@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TempBalanceConfig
+from .blocks import depths
 from .eigenvalues import InFloat64, MatrixStack, squared_singular_values
 from .layers import Exclusions, Layer, describe, describe_layers, find_layers, mark_layers, unwrap
 from .powerlaw import PowerLawFit, fit_power_laws
@@ -175,7 +176,9 @@ def gathered(layers: list[Layer], owners: dict[int, int], rank: int) -> Iterator
 
 def in_order(layers: list[Layer], found: dict[int, LayerSpectrum]) -> list[LayerSpectrum]:
     """The spectrum of every layer, in registration order; all numbers of those that were not analysed are NaN."""
-    return [found.get(index) or summary(layer) for index, layer in enumerate(layers)]
+    depth = depths([layer.name for layer in layers])
+    spectra = [found.get(index) or summary(layer) for index, layer in enumerate(layers)]
+    return [replace(spectrum, depth=depth[spectrum.name]) for spectrum in spectra]
 
 
 def cost_of(layer: Layer) -> float:
@@ -197,6 +200,8 @@ def analyze_stacks(
 
     In float64 where float32 can't tell where the tail starts.
     """
+    if not stacks:
+        return {}
     groups = {
         (index, number): group
         for index, stack in stacks.items()

@@ -13,12 +13,14 @@ from typing import Literal
 from torch import nn
 
 from ..config import Embeddings, TempBalanceConfig
+from .blocks import block_of
 from .weights import Unreadable, Weight, find_weights
 from .windows import MatrixShape, Windowing
 
 
 Rule = (
-    Literal["not_a_layer", "adapter", "embedding", "excluded", "first", "last", "min_eigenvalues", "frozen", "tied"]
+    Literal["not_a_layer", "adapter", "embedding", "excluded", "no_block", "first", "last", "min_eigenvalues"]
+    | Literal["frozen", "tied"]
     | Unreadable
 )
 
@@ -72,6 +74,7 @@ class Exclusions:
 
     Attributes:
         exclude_first, exclude_last, min_eigenvalues, exclude, embeddings: as in `TempBalanceConfig`.
+        needs_block: whether layers outside of numbered blocks are left out, as with ``unit="block"``.
         windows: what is decomposed, and so how many eigenvalues a layer has; None for whole matrices.
     """
 
@@ -80,6 +83,7 @@ class Exclusions:
     min_eigenvalues: int = 50
     exclude: tuple[str, ...] = ()
     embeddings: Embeddings = "exclude"
+    needs_block: bool = False
     windows: Windowing | None = None
 
     @classmethod
@@ -91,6 +95,7 @@ class Exclusions:
             min_eigenvalues=config.min_eigenvalues,
             exclude=config.exclude,
             embeddings=config.embeddings,
+            needs_block=config.unit == "block" and config.metric != "depth",
             windows=Windowing.of(config),
         )
 
@@ -109,10 +114,12 @@ class Exclusions:
         return is_listed or layer.num_eigenvalues >= self.min_eigenvalues
 
     def rule_by_name(self, layer: Layer) -> Rule | None:
-        """ "embedding" or "excluded", where that is what the settings say of this kind or name."""
+        """ "embedding", "excluded" or "no_block", where that is what the settings say of this kind or name."""
         if layer.kind == "embedding" and self.embeddings == "exclude":
             return "embedding"
-        return "excluded" if any(fnmatchcase(layer.name, pattern) for pattern in self.exclude) else None
+        if any(fnmatchcase(layer.name, pattern) for pattern in self.exclude):
+            return "excluded"
+        return "no_block" if self.needs_block and block_of(layer.name) is None and not self.pins(layer) else None
 
     def pins(self, layer: Layer) -> bool:
         """Whether it is an embedding or a head that takes the largest multiplier."""
@@ -150,7 +157,8 @@ def find_layers(model: nn.Module, exclusions: Exclusions | None = None) -> list[
 
     The first of `Rule` that applies, in this order: "not_a_layer" (a parameter that belongs to no known kind of
     layer), "adapter" (part of an adapter that is not added to a weight), "uninitialized", "meta", "quantized", "dtype"
-    (its numbers can't be read), "embedding" (with ``embeddings="exclude"``), "excluded" (a pattern matches its name).
+    (its numbers can't be read), "embedding" (with ``embeddings="exclude"``), "excluded" (a pattern matches its name),
+    "no_block" (with ``unit="block"``, outside of numbered blocks).
     Then the rules of the reference, in its order: "first" marks the first layer of the model, embeddings apart, "last"
     the last one, and neither moves on to another where a rule above has it already; "min_eigenvalues" those with fewer
     eigenvalues. Then ours: "frozen" (no weight of it is trained), "tied" (already met in another layer).

@@ -29,9 +29,8 @@ class LayerSpectrum:
     shape: tuple[int, ...]  # of the weight
     num_eigenvalues: int  # before any zero filter
     alpha: float  # exponent of the power-law tail
-    alpha_relative: float = (
-        math.nan
-    )  # (alpha - 1) / (that of a random matrix of this shape - 1); below 1: heavier tail
+    # (alpha - 1) / (that of a random matrix of this shape - 1); below 1 where the tail is heavier than chance
+    alpha_relative: float = math.nan
     alpha_hat: float  # alpha * log10(largest eigenvalue); WeightWatcher's alpha_weighted
     xmin: float  # eigenvalue at which the tail starts
     D: float  # Kolmogorov-Smirnov distance between tail and fit
@@ -40,6 +39,7 @@ class LayerSpectrum:
     stable_rank: float  # sum / largest
     entropy: float  # -sum p ln p / ln(number of eigenvalues above 0), p = eigenvalue / sum; 0 to 1
     excluded_by: Rule | None  # the rule that keeps the layer at the schedule's rate
+    depth: int = 0  # number of its block: 1 ... L; 0 before the first block, L + 1 after the last
     is_pinned: bool = False  # an embedding or a head that takes the largest multiplier; it has no spectrum
 
     @property
