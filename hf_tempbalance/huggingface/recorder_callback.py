@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Sized
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class Record:
         self.start, self.seconds = time.perf_counter(), 0.0
         self.has_ended = False
         if is_resumed and path.is_file():
-            self.seconds = read_results(path.parent).get("seconds") or 0.0
+            with suppress(ValueError):  # a damaged record is replaced
+                self.seconds = read_results(path.parent).get("seconds") or 0.0
         self.results: dict[str, Any] = {
             "status": "running",
             "config": config,
@@ -53,9 +55,7 @@ class Record:
         }
 
     def write(self) -> None:
-        """Bring the file up to date."""
-        if not self.args.should_save:
-            return
+        """Bring the results up to date, and the file with them."""
         log = self.state.log_history
         epochs: dict[float, dict[str, Any]] = {}
         for entry in log:
@@ -71,6 +71,8 @@ class Record:
             "best_checkpoint": self.state.best_model_checkpoint,
             "last_checkpoint": str(last) if last else None,
         }
+        if not self.args.should_save:
+            return
         try:
             write_json(self.path, self.results)
         except OSError as error:
