@@ -18,6 +18,7 @@ _MODULE_OF = {
     "TempBalanceTrainingArguments": "huggingface.training_args",
     "TempBalancer": "balance.balancer",
     "analyze": "spectra.analysis",
+    "layer_sparsities": "pruning",
 }
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "TempBalanceTrainingArguments",
     "TempBalancer",
     "analyze",
+    "layer_sparsities",
 ]
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from .huggingface.callback import TempBalanceCallback
     from .huggingface.trainer import TempBalanceTrainer
     from .huggingface.training_args import TempBalanceTrainingArguments
+    from .pruning import layer_sparsities
     from .spectra.analysis import LayerSpectrum, analyze
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..config import Fit, TempBalanceConfig
+from .sparsities import add_sparsities, sparsities_command
 
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     try:
-        {"analyze": analyze_command, "compare": compare_command, "report": report_command}[options.command](options)
+        COMMANDS[options.command](options)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
@@ -146,6 +147,14 @@ def report_command(options: argparse.Namespace) -> None:
     print(write_report(run, options.output, spectra=spectra))
 
 
+COMMANDS = {
+    "analyze": analyze_command,
+    "compare": compare_command,
+    "report": report_command,
+    "sparsities": sparsities_command,
+}
+
+
 def _spectra_of_run(folder: Path, names: list[str], settings: dict[str, Any] | None) -> list[Figure]:
     """Pictures of some layers of the saved model; none where the folder has no safetensors file."""
     if not any(folder.glob("*.safetensors")):
@@ -183,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--only", metavar="PATTERN", help="layers whose name matches, such as 'encoder.*'")
     compare = commands.add_parser("compare", parents=[shared], help="two models, layer by layer")
     compare.add_argument("other", help="the second model")
+    add_sparsities(commands, MODEL_HELP)
     report = commands.add_parser("report", help="one HTML page of a training run")
     report.add_argument("output_dir", type=Path, help="output folder of a Trainer with TempBalance or of train.py")
     report.add_argument("--output", type=Path, metavar="FILE", help="the page; tempbalance_report.html in the folder")
