@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..config import Fit, TempBalanceConfig, Unit
+from ..terminal import printable
 
 
 if TYPE_CHECKING:
@@ -67,7 +68,13 @@ def table(
         size = sum(math.prod(layer.shape) for layer in layers)
         share = sparsities[layers[0].name]
         alpha = mean_alpha(layers)
-        cells = [name, str(len(layers)), f"{size:,}", "-" if math.isnan(alpha) else f"{alpha:.3f}", f"{share:.4f}"]
+        cells = [
+            printable(name),
+            str(len(layers)),
+            f"{size:,}",
+            "-" if math.isnan(alpha) else f"{alpha:.3f}",
+            f"{share:.4f}",
+        ]
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
         zeros, total = zeros + size * share, total + size
