@@ -16,6 +16,7 @@ from ..config import Fit, TempBalanceConfig
 from ..files import file_stem
 from ..terminal import printable, run_command
 from .compare_runs import add_compare_runs, compare_runs_command
+from .sparsities import add_sparsities, sparsities_command
 
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         "compare": compare_command,
         "compare-runs": compare_runs_command,
         "report": report_command,
+        "sparsities": sparsities_command,
     }
     return run_command("hf-tempbalance", lambda: commands[options.command](options), debug=options.debug)
 
@@ -193,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands.add_parser("run", help="a Trainer script with TempBalance in it, unchanged", add_help=False)
     add_compare_runs(commands)
+    add_sparsities(commands, MODEL_HELP)
     return parser
 
 
