@@ -58,7 +58,8 @@ def checked_log(path: Path, field: str, log: Any) -> list[dict[str, Any]]:
             raise damaged(path, f"{where}.epoch", epoch, "a number")
         if not is_count(step := entry.get("step", 0)):
             raise damaged(path, f"{where}.step", step, "a whole number")
-        numbers = {key: float(value) for key, value in entry.items() if is_number(value, finite=False)}
+        numbers: dict[str, Any] = {key: float(value) for key, value in entry.items() if is_number(value, finite=False)}
+        numbers |= {key: None for key, value in entry.items() if value is None}  # NaN, in results.json
         entries.append(numbers | {"epoch": float(epoch), "step": step})
     return entries
 

@@ -194,7 +194,6 @@ def test_a_hyperparameter_search_is_recorded_trial_by_trial(tmp_path):
     assert len(read_history(tmp_path / "a" / "run-1" / HISTORY_NAME)) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="TempBalanceCallback adds its scalars to the metrics that evaluate() returns")
 def test_the_objective_of_a_search_is_the_evaluation_s_alone(tmp_path):
     text = SEARCH.replace("compute_objective=objective, ", "")
     text += "\nprint('loss', [e['eval_loss'] for e in t.state.log_history if 'eval_loss' in e][-1])"
