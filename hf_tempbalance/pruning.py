@@ -19,8 +19,8 @@ from .spectra.weights import clean_name
 if TYPE_CHECKING:
     from .spectra.analysis import LayerSpectrum
 
-# Rules of `find_layers` for weights that are not there to be pruned, or that another layer has.
-_NOT_PRUNED = ("adapter", "uninitialized", "meta", "quantized", "dtype", "tied")
+# Rules of `find_layers` for weights that are not there to be pruned, that another layer has, or that the user named.
+_NOT_PRUNED = ("excluded", "adapter", "uninitialized", "meta", "quantized", "dtype", "tied")
 
 
 class _Sized(Protocol):
@@ -83,8 +83,10 @@ def checked_share(name: str, value: float) -> float:
 
 
 def prunable(layers: Iterable[Prunable], unit: Unit = "block") -> list[Prunable]:
-    """The linear layers of numbered blocks, so not embedding and head; all linear ones where ``unit`` is "layer" and
-    the network has no numbered blocks. Adapters and weights without readable numbers are left out.
+    """The linear layers of numbered blocks, so not embedding and head.
+
+    All linear ones where ``unit`` is "layer" and the network has no numbered blocks. Adapters, weights without
+    readable numbers and layers that the option ``exclude`` names are left out.
 
     Raises:
         ValueError: there are none, or the unit is unknown.

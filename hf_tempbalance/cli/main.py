@@ -17,6 +17,7 @@ from ..files import file_stem
 from ..terminal import printable, run_command
 from .columns import COLUMNS, SHOWN, SPIKES
 from .compare_runs import add_compare_runs, compare_runs_command
+from .presets import add_presets, presets_command
 from .sparsities import add_sparsities, sparsities_command
 
 
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         "compare": compare_command,
         "compare-runs": compare_runs_command,
         "report": report_command,
+        "presets": presets_command,
         "sparsities": sparsities_command,
     }
     return run_command("hf-tempbalance", lambda: commands[options.command](options), debug=options.debug)
@@ -173,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="a Trainer script with TempBalance in it, unchanged", add_help=False)
     add_compare_runs(commands)
     add_sparsities(commands, MODEL_HELP)
+    add_presets(commands)
     return parser
 
 

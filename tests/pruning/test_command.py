@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,3 +103,13 @@ def test_a_file_without_numbered_blocks_has_nothing_to_prune(tmp_path, capsys):
     assert code == 1 and "There is nothing to prune" in err and err.count("\n") == 1
     code, out, _ = command(capsys, str(tmp_path / "net.safetensors"), "--sparsity", "0.5", "--unit", "layer")
     assert code == 0 and out.splitlines()[1].split()[0] == "fc"
+
+
+def test_the_python_of_the_page_runs_as_printed():
+    page = Path(__file__).parents[2] / "docs" / "methods" / "alphapruning.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    found: dict = {}
+    exec(code, found)
+    zeros = sum((found["model"].get_submodule(name).weight == 0).sum().item() for name in found["sparsities"])
+    weights = sum(found["model"].get_submodule(name).weight.numel() for name in found["sparsities"])
+    assert zeros / weights == pytest.approx(0.5, abs=1e-3)
