@@ -3,6 +3,7 @@
     python scripts/bench.py                                # all parts, one after the other
     python scripts/bench.py analysis                       # every model, against a plain loop and WeightWatcher
     python scripts/bench.py analysis --model ResNet18 --fit goodness-of-fit --rounds 7
+    python scripts/bench.py methods                        # windows, alpha_relative, depth against the plain look
     python scripts/bench.py solvers                        # eigenvalues by side and solver
     python scripts/bench.py memory                         # of a look, and of a file of 1 GB
     python scripts/bench.py start                          # import and --help
@@ -26,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.methods import methods
 from benchmarks.models import MODELS
 from benchmarks.race import race, ratio
 from benchmarks.scale import scale
@@ -139,6 +141,7 @@ def step(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 PARTS = {
     "analysis": analysis,
+    "methods": methods,
     "solvers": solvers,
     "memory": memory,
     "start": start,

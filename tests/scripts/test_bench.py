@@ -103,7 +103,7 @@ def test_without_a_part_all_parts_run_and_their_rows_are_written(monkeypatch, tm
     bench.main()
     written = json.loads((tmp_path / "out" / "all.json").read_text())
     assert written.pop("machine")["device"] == "cpu"
-    assert written == {name: [{"of": name}] for name in bench.PARTS} and len(written) == 8
+    assert written == {name: [{"of": name}] for name in bench.PARTS} and len(written) == 9
 
 
 def test_the_share_of_a_look_is_that_of_the_steps_between_two(monkeypatch, capsys):
