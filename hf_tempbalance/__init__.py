@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 
@@ -30,6 +32,45 @@ __all__ = [
     "TempBalancer",
     "analyze",
 ]
+
+# Modules that were here before there were rooms.
+_MOVED = {
+    "analysis": "spectra.analysis",
+    "backbones": "tasks.backbones",
+    "balancer": "balance.balancer",
+    "callback": "huggingface.callback",
+    "checkpoints": "runs.checkpoints",
+    "data": "tasks.data",
+    "history": "runs.history",
+    "image_classification": "tasks.image_classification",
+    "layers": "spectra.layers",
+    "mapping": "balance.mapping",
+    "metrics": "tasks.metrics",
+    "modelcard": "runs.modelcard",
+    "param_groups": "balance.virtual_groups",
+    "parser": "huggingface.parser",
+    "plots": "runs.plots",
+    "powerlaw": "spectra.powerlaw",
+    "report": "runs.report",
+    "results": "runs.results",
+    "scalars": "huggingface.scalars",
+    "sources": "cli.sources",
+    "trainer": "huggingface.trainer",
+    "training_args": "huggingface.training_args",
+    "weights": "spectra.weights",
+}
+
+
+class _TellsWhatMoved(MetaPathFinder):
+    """Asked last: tells who imports a module by its old name the new one."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        package, _, name = fullname.partition(".")
+        if package == __name__ and name in _MOVED:
+            raise ModuleNotFoundError(f"{fullname} is now {package}.{_MOVED[name]}.", name=fullname)
+
+
+sys.meta_path.append(_TellsWhatMoved())
 
 if TYPE_CHECKING:
     from .balance.balancer import NoEffectWarning, TempBalancer

@@ -6,7 +6,7 @@ Loads without torch, so that ``--help`` is instant.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping as MappingType
+from collections import abc
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
@@ -221,14 +221,14 @@ class TempBalanceConfig:
         return {**asdict(self), "exclude": list(self.exclude)}
 
     @classmethod
-    def from_dict(cls, options: MappingType[str, Any]) -> TempBalanceConfig:
+    def from_dict(cls, options: abc.Mapping[str, Any]) -> TempBalanceConfig:
         """The inverse of `to_dict`; missing options take their defaults.
 
         Raises:
             ValueError: it is no mapping, a key is unknown (the message names the nearest option), or a value is not
                 allowed.
         """
-        if not isinstance(options, MappingType):
+        if not isinstance(options, abc.Mapping):
             raise ValueError(
                 f"the options of TempBalance are {shown(options)} and should be a mapping from names to values, "
                 "such as {'min_ratio': 0.5}."

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
     parser.add_argument("--device", default="cpu", help="where the weights are")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
     import torch
 

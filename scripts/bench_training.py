@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
     contenders = contenders_of(options)
     speeds: dict[str, list[float]] = {name: [] for name in contenders}

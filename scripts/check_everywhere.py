@@ -1,9 +1,9 @@
 """Tries TempBalance with every optimizer and schedule, kind of model, loop and process group that this machine has.
 
     python scripts/check_everywhere.py                       everything: about a quarter of an hour on 2 cores
-    python scripts/check_everywhere.py --only optimizers     or: models, adapters, loops, processes
+    python scripts/check_everywhere.py --only optimizers     or: models, adapters, trl, loops, processes
     python scripts/check_everywhere.py --markdown            as the tables of docs/compatibility.md
-    pip install '.[everywhere]'                              8-bit optimizers, GaLore, APOLLO, LOMO, DeepSpeed
+    pip install '.[everywhere]'                              8-bit optimizers, GaLore, APOLLO, LOMO, DeepSpeed, TRL
 
 Prints what works, what is refused and why, and what failed; exits with 1 if anything failed. What needs a package
 that is not installed, or fails in plain training as well, is listed as not tried.
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from everywhere import adapters, models, optimizers, programs
+from everywhere import adapters, models, optimizers, programs, trl_trainers
 
 
 Row = tuple[str, ...]  # what was tried, how it ended (with each way in), more about it
@@ -38,7 +38,7 @@ def main() -> int:
     for section in options.only:
         rows = list(SECTIONS[section]())
         failed += sum("failed" in row[1:-1] for row in rows)
-        header = ("tried", *(("callback", "trainer") if section == "optimizers" else ("result",)), "with")
+        header = ("tried", *(("callback", "trainer") if section in ("optimizers", "trl") else ("result",)), "with")
         (print_markdown if options.markdown else print_table)(section, header, rows)
     print(f"\n{failed} failed" if failed else "\nNothing failed.")
     return 1 if failed else 0
@@ -72,6 +72,12 @@ def _rows(results: dict[str, tuple[str, str]]) -> Iterator[Row]:
         yield name, end, reason or listed
 
 
+def trl_rows() -> Iterator[Row]:
+    for name, results in trl_trainers.check_trainers().items():
+        reasons = dict.fromkeys(reason for result in results if (reason := result.partition(": ")[2]))
+        yield name, *(result.partition(": ")[0] for result in results), ". ".join(reasons)
+
+
 def loop_rows() -> Iterator[Row]:
     for name, result in programs.check_loops().items():
         end, _, reason = result.partition(": ")
@@ -88,6 +94,7 @@ SECTIONS = {
     "optimizers": optimizer_rows,
     "models": model_rows,
     "adapters": adapter_rows,
+    "trl": trl_rows,
     "loops": loop_rows,
     "processes": process_rows,
 }
@@ -106,7 +113,7 @@ def print_table(section: str, header: Row, rows: list[Row]) -> None:
 
 
 def print_markdown(section: str, header: Row, rows: list[Row]) -> None:
-    print(f"\n## {section.capitalize()}\n")
+    print(f"\n## {'TRL' if section == 'trl' else section.capitalize()}\n")
     for row in (header, ["---"] * len(header), *rows):
         print("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |")
 

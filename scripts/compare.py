@@ -1,4 +1,4 @@
-"""Put a plain run beside one with TempBalance: a table of both, a table of the layers, and a picture.
+"""Put runs of scripts/train.py side by side: the comparison of two, the layers of those with TempBalance, a picture.
 
 python scripts/compare.py runs/quickstart/sgd runs/quickstart/tempbalance --picture runs/quickstart/comparison.png
 """
@@ -10,99 +10,61 @@ from pathlib import Path
 from typing import Any
 
 from hf_tempbalance.huggingface.parser import run
-from hf_tempbalance.runs.results import RESULTS_NAME, accuracies, read_results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plain", type=Path, help="output folder of the run without TempBalance")
-    parser.add_argument("balanced", type=Path, help="output folder of the run with TempBalance")
+    parser.add_argument("base", type=Path, help="output folder of a run")
+    parser.add_argument("other", type=Path, help="output folder of the other run")
     parser.add_argument("--picture", type=Path, help="where to write the picture (PNG, PDF or SVG)")
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
 
-    from rich.console import Console
+    from hf_tempbalance.cli.compare_runs import as_text
+    from hf_tempbalance.runs.compare import compare_runs
+    from hf_tempbalance.runs.results import read_results
 
-    from hf_tempbalance.runs.history import HISTORY_NAME, read_history
-    from hf_tempbalance.runs.plots import plot_comparison
-
-    runs = {"SGD": read_evaluated(options.plain), "TempBalance": read_evaluated(options.balanced)}
-    looks = read_history(options.balanced / HISTORY_NAME)
-    console = Console(width=None if Console().is_terminal else 1000)  # a file has no edge to cut a table at
-    console.print(runs_table(runs))
-    console.print(layers_table(looks, final_alphas(options.plain)))
-    console.print(
-        "alpha: exponent of the power-law tail of a layer's weight spectrum (smaller: heavier tail). "
-        "One run each: a difference in accuracy here is no evidence for either method.",
-        style="dim",
-    )
+    found = {folder: read_results(folder) for folder in (options.base, options.other)}
+    # With held-out images there is an accuracy on each split.
+    has_splits = any("eval_test_accuracy" in epoch for epoch in found[options.base].get("epochs", []))
+    comparison = compare_runs([options.base], [options.other], "eval_test_accuracy" if has_splits else "eval_accuracy")
+    print(as_text(comparison))
+    sides = (comparison.base, comparison.other)
+    ends = {side.name: final_alphas(found[Path(side.runs[0].run.folder)]) for side in sides}
+    balanced = [side for side in sides if side.runs[0].run.looks]
+    for side in balanced:
+        print(f"\n{layers_table(side.name, side.runs[0].run.looks, ends)}")
     if options.picture is not None:
+        if not balanced:
+            raise ValueError("Neither run has a look at its layers to draw. Give one with TempBalance.")
+        from hf_tempbalance.runs.plots import plot_comparison
+
         options.picture.parent.mkdir(parents=True, exist_ok=True)
-        plot_comparison(looks, {name: accuracies(result) for name, result in runs.items()}).savefig(
-            options.picture, dpi=110
-        )
-        console.print(f"Picture: {options.picture}")
+        curves = {side.name: side.runs[0].curve for side in sides}
+        plot_comparison(balanced[-1].runs[0].run.looks, curves).savefig(options.picture, dpi=110)
+        print(f"\nPicture: {options.picture}")
 
 
-def read_evaluated(folder: Path) -> dict[str, Any]:
-    results = read_results(folder)
-    if not accuracies(results):
-        raise ValueError(f"{folder / RESULTS_NAME} has no evaluation (status: {results['status']}).")
-    return results
+def final_alphas(results: dict[str, Any]) -> dict[str, float]:
+    """Layer name -> alpha at the end of the run."""
+    return {layer["name"]: layer["alpha_end"] for layer in results.get("layers", []) if layer.get("alpha_end")}
 
 
-def final_alphas(folder: Path) -> dict[str, float]:
-    """Layer name -> alpha of the saved weights."""
-    from transformers import AutoModelForImageClassification
-    from transformers.utils.logging import disable_progress_bar
-
-    import hf_tempbalance.tasks.backbones  # noqa: F401  registers the *_cifar networks
-    from hf_tempbalance import analyze
-
-    disable_progress_bar()
-    model = AutoModelForImageClassification.from_pretrained(folder)
-    return {spectrum.name: spectrum.alpha for spectrum in analyze(model)}
-
-
-def runs_table(runs: dict[str, dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="Two runs, same seed, same data")
-    for column in ("run", "last accuracy", "best accuracy", "train loss", "seconds", "of them in TempBalance"):
-        table.add_column(column, justify="left" if column == "run" else "right")
-    for name, result in runs.items():
-        values = [accuracy for _, accuracy in accuracies(result)]
-        loss = next((e["loss"] for e in reversed(result["epochs"]) if "loss" in e), float("nan"))
-        balancing = f"{result['tempbalance_seconds']:.2f}" if result["tempbalance_seconds"] else "-"
-        table.add_row(
-            name, f"{values[-1]:.4f}", f"{max(values):.4f}", f"{loss:.4f}", f"{result['seconds']:.1f}", balancing
-        )
-    return table
-
-
-def layers_table(looks: list[dict[str, Any]], plain: dict[str, float]) -> Any:
-    from rich.table import Table
-
-    table = Table(title=f"Layers: alpha at the start and after {looks[-1]['epoch']:g} epochs")
-    table.add_column("layer", no_wrap=True)
-    for column in (
-        "eigenvalues",
-        "alpha at start",
-        "alpha, SGD",
-        "alpha, TempBalance",
-        "multiplier at start",
-        "at the end",
-    ):
-        table.add_column(column, justify="right", no_wrap=True)
+def layers_table(name: str, looks: list[dict[str, Any]], ends: dict[str, dict[str, float]]) -> str:
+    """alpha of each layer at the first look of a run and at the end of all runs, and its multiplier."""
+    rows = [("layer", "alpha: start", *ends, "multiplier: start", "end")]
     for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=True):
-        row = [first["name"], str(first["num_eigenvalues"])]
-        row += [f"{value:.2f}" for value in (first["alpha"], plain[first["name"]], last["alpha"])]
-        if first["excluded_by"] is None:
-            row += [f"{first['multiplier']:.2f}", f"{last['multiplier']:.2f}"]
-        else:
-            row += ["1", f"({first['excluded_by']})"]
-        table.add_row(*row)
-    return table
+        alphas = [f"{end[first['name']]:.2f}" if first["name"] in end else "-" for end in ends.values()]
+        rule = first["excluded_by"]
+        rates = ["1", f"({rule})"] if rule else [f"{look['multiplier']:.2f}" for look in (first, last)]
+        rows.append((first["name"], f"{first['alpha']:.2f}", *alphas, *rates))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"Layers of {name}: alpha is the exponent of the power-law tail, smaller for a heavier one"]
+    lines += [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

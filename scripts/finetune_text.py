@@ -2,7 +2,8 @@
 
     python scripts/finetune_text.py --model_name_or_path google-bert/bert-base-uncased --dataset stanfordnlp/imdb
     python scripts/finetune_text.py --dataset reviews.csv --text_column review --label_column stars
-    ... --resume_from_checkpoint last
+    ... --resume_from_checkpoint last                    # after a kill or Ctrl-C
+    ... --overwrite_output_dir true                      # again, in the place of the last
 
 --dataset is a Hub id, a folder with files of each split, or one CSV, JSON lines or parquet file, of which a tenth is
 held out. Options come from --config FILE.yaml; flags win. The output folder gets checkpoints, the fine-tuned model
@@ -11,13 +12,14 @@ with its tokenizer, and ``tempbalance_history.jsonl``.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
 from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
-from hf_tempbalance.runs.checkpoints import last_complete_checkpoint
+from hf_tempbalance.runs.output import checkpoint_to_resume, how_to_go_on, locked, remove_run
 
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -41,6 +43,9 @@ class TextArguments:
     )
     max_length: int = field(default=128, metadata={"help": "Tokens of a text that are used."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many texts."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete the run that the output folder has, and start again."}
+    )
 
 
 RECIPE: dict[str, Any] = {
@@ -64,16 +69,21 @@ def main() -> None:
     )
     parser.set_defaults(**RECIPE)
     options, tempbalance, args = parser.parse()
+    # Of several processes of one run, the first speaks for all: the launcher ends the others with it.
+    with locked(args.output_dir) if args.process_index == 0 else nullcontext():
+        train(options, tempbalance, args)
+
+
+def train(options: TextArguments, tempbalance: TempBalanceConfig, args: TempBalanceTrainingArguments) -> None:
+    """Train in an output folder that no other process is in."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, set_seed
 
     from hf_tempbalance import TempBalanceTrainer
     from hf_tempbalance.tasks.metrics import compute_accuracy, predicted_class
 
-    checkpoint = args.resume_from_checkpoint
-    if checkpoint == "last":
-        checkpoint = True
-        if last_complete_checkpoint(args.output_dir)[0] is None:
-            raise ValueError(f"{args.output_dir} has no complete checkpoint to resume from.")
+    is_first = args.process_index == 0
+    overwrite = options.overwrite_output_dir or (not is_first and args.resume_from_checkpoint is None)
+    checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, overwrite=overwrite)
     args.dataloader_pin_memory &= args.device.type != "cpu"
     set_seed(args.seed)
     splits, class_names = load_text(options, args.seed)
@@ -88,19 +98,24 @@ def main() -> None:
         encoded = tokenizer(batch[options.text_column], pair, truncation=True, max_length=options.max_length)
         return encoded | {"labels": batch[options.label_column]}
 
-    train, test = (part.map(encode, batched=True, remove_columns=part.column_names) for part in splits)
+    encoded = [part.map(encode, batched=True, remove_columns=part.column_names) for part in splits]
     trainer = TempBalanceTrainer(
         model,
         args,
-        train_dataset=train,
-        eval_dataset=test,
+        train_dataset=encoded[0],
+        eval_dataset=encoded[1],
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_accuracy,
         preprocess_logits_for_metrics=predicted_class,
         tempbalance=tempbalance if options.tempbalance else None,
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if options.overwrite_output_dir and is_first:
+        remove_run(args.output_dir)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(how_to_go_on(args.output_dir)) from error
     trainer.save_model()
     trainer.save_metrics("eval", trainer.evaluate(), combined=False)
 

@@ -29,7 +29,7 @@ SECTIONS = {
     "Settings": ["config.TempBalanceConfig"],
     "Looking at weights": [
         "spectra.analysis.analyze",
-        "spectra.analysis.LayerSpectrum",
+        "spectra.spectrum.LayerSpectrum",
         "spectra.analysis.analyze_weights",
         "cli.sources.open_source",
     ],
@@ -65,7 +65,7 @@ OPTIONS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
     page = render()
     if not options.check:

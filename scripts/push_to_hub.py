@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from hf_tempbalance.huggingface.parser import run
+from hf_tempbalance.terminal import printable
 
 
 # The arguments are a pickle and name this machine's folders; trackers' files are for the one who trains.
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--license", help="licence of the weights, such as apache-2.0 or mit")
     parser.add_argument("--private", action="store_true", help="create the repository as a private one")
     parser.add_argument("--card_only", action="store_true", help="write README.md and its picture, upload nothing")
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
 
     from huggingface_hub.utils import validate_repo_id
@@ -44,7 +45,7 @@ def main() -> None:
     data = {"license": options.license} if options.license else None
     card = write_model_card(trained, repo_id=options.repo_id, data=data, dataset=name, dataset_id=dataset_id)
     if options.card_only:
-        print(card)
+        print(printable(card))
         return
     print(upload(options.output_dir, options.repo_id, private=options.private))
 

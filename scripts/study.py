@@ -22,9 +22,11 @@ from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
 from hf_tempbalance.huggingface.training_args import TempBalanceTrainingArguments
 from hf_tempbalance.runs.results import accuracies
 from hf_tempbalance.study.cost import Estimator
-from hf_tempbalance.study.plan import Run, Study, load_study, matching
+from hf_tempbalance.study.plan import Run, Study, matching
 from hf_tempbalance.study.runner import Outcome, Runner, choose, claim, has_ended, is_finished
+from hf_tempbalance.study.study_file import load_study
 from hf_tempbalance.tasks.image_classification import RECIPE, RunArguments, check
+from hf_tempbalance.terminal import printable
 
 
 TRAIN = str(Path(__file__).resolve().with_name("train.py"))
@@ -32,7 +34,7 @@ TRAIN = str(Path(__file__).resolve().with_name("train.py"))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="run what is not finished")
     runs.add_argument("study", type=Path, help="study file")
@@ -42,13 +44,13 @@ def main() -> None:
     runs.add_argument("--jobs", type=int, default=1, help="runs at a time; the CPU cores are divided among them")
     runs.add_argument("--processes", type=int, default=1, help="devices of each run, with accelerate launch")
     runs.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="seeds, or an option of train")
-    runs.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    runs.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     reports = commands.add_parser("report", help="tables and pictures of what is finished")
     reports.add_argument("folder", type=Path, help="output folder of a study")
     reports.add_argument("--output_dir", type=Path, help="where the report goes; FOLDER/report if not given")
     reports.add_argument("--publish", type=Path, metavar="DIR", help="copy what the report is made of to DIR first")
     reports.add_argument("--no-pictures", action="store_true", help="tables only")
-    reports.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    reports.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     (run_command if options.command == "run" else report_command)(options)
 
@@ -71,9 +73,8 @@ def run_command(options: argparse.Namespace) -> None:
     try:
         with ConsoleProgress() as progress:
             outcome = runner.run(progress)
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from the last checkpoints.")
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("The same command goes on from the last checkpoints.") from error
     finish(outcome, folder)
 
 
@@ -93,15 +94,16 @@ def report_command(options: argparse.Namespace) -> None:
         from hf_tempbalance.study.pictures import write_pictures
 
         written += write_pictures(collected, source, target)
-    print(markdown(collected))
-    print("Written:", ", ".join(map(str, written)))
+    print(printable(markdown(collected), keep="\n"))
+    print("Written:", printable(", ".join(map(str, written))))
 
 
 def finish(outcome: Outcome, folder: Path) -> None:
     for name, error in outcome.failed.items():
-        print(f"failed: {name}: {error}")
+        print(printable(f"failed: {name}: {error}"))
     print(
-        f"{outcome.finished} runs are finished, {len(outcome.failed)} failed. python scripts/study.py report {folder}"
+        f"{outcome.finished} runs are finished, {len(outcome.failed)} failed. "
+        f"python scripts/study.py report {printable(folder)}"
     )
     if outcome.failed:
         sys.exit(1)
@@ -124,7 +126,7 @@ def parse(one: Run) -> tuple[Any, TempBalanceConfig, TempBalanceTrainingArgument
     try:
         options, tempbalance, args = parser.parse_options(one.options)
         check(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"run {one.name}: {error}") from error
     return options, tempbalance, args
 
@@ -138,7 +140,7 @@ class ConsoleProgress:
 
         self.console = Console()
         columns = (TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"), BarColumn(), TimeElapsedColumn())
-        self.bar = Progress(*columns, TextColumn("{task.description}"), console=self.console)
+        self.bar = Progress(*columns, TextColumn("{task.description}", markup=False), console=self.console)
         self.task = self.bar.add_task("starting", total=1)
         self.start, self.done_before = time.time(), None
         self.left = ""
@@ -159,14 +161,17 @@ class ConsoleProgress:
             self.left = (
                 f"about {seconds / 3600:.1f} h left" if seconds > 5400 else f"about {seconds / 60:.0f} min left"
             )
-        self.bar.update(self.task, completed=done, total=total, description=f"{self.left}  {', '.join(running)}")
+        self.bar.update(
+            self.task, completed=done, total=total, description=printable(f"{self.left}  {', '.join(running)}")
+        )
 
     def ended(self, one: Run, result: dict[str, Any]) -> None:
         values = accuracies(result)
         what = f"test accuracy {values[-1][1]:.4f}" if values else result.get("error", "no evaluation")
         seconds = f"{result.get('seconds', 0):.0f} s"
         self.console.print(
-            f"{result.get('status', 'failed')}: {one.name}: {what}, {seconds}. {self.left}",
+            printable(f"{result.get('status', 'failed')}: {one.name}: {what}, {seconds}. {self.left}"),
+            markup=False,
             highlight=False,
             soft_wrap=True,
         )
@@ -184,7 +189,7 @@ def dry_run(study: Study, folder: Path, options: argparse.Namespace) -> None:
         done = is_finished(folder, one)
         left += 0.0 if done or isinstance(cost, str) else cost
         minutes = cost if isinstance(cost, str) else f"{cost / 60:6.1f} min"
-        print(f"{'finished' if done else 'to do':9} {one.name:64} {minutes}")
+        print(printable(f"{'finished' if done else 'to do':9} {one.name:64} {minutes}"))
     print(f"{len(runs)} runs, {left / 3600:.1f} h of them to do, one after the other.")
     unknown = len(study.combinations()) - len(chosen) if study.tune else 0
     if unknown:

@@ -2,7 +2,8 @@
 
     python scripts/train.py --config configs/quickstart.yaml --tempbalance true        # a minute on 2 cores
     accelerate launch scripts/train.py --config configs/cifar10_resnet18_tempbalance.yaml
-    ... --resume_from_checkpoint last                                                 # after a kill
+    ... --resume_from_checkpoint last                                                 # after a kill or Ctrl-C
+    ... --overwrite_output_dir true                                                   # again, in the place of the last
     ... --push_to_hub true --hub_model_id OWNER/NAME                                  # with model card and pictures
 
 Options come from the YAML file; flags win. The output folder gets the best and the last checkpoint, the last weights,
@@ -12,12 +13,13 @@ Options come from the YAML file; flags win. The output folder gets the best and 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
+from hf_tempbalance.files import masked
 from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
-from hf_tempbalance.runs.checkpoints import last_complete_checkpoint
+from hf_tempbalance.runs.output import checkpoint_to_resume, how_to_go_on, locked, remove_run
 from hf_tempbalance.tasks.image_classification import RECIPE, RunArguments, check, dataset_of, make_trainer
 
 
@@ -25,29 +27,37 @@ def main() -> None:
     parser = ConfigArgumentParser((RunArguments, TempBalanceConfig, TempBalanceTrainingArguments), description=__doc__)
     parser.set_defaults(**RECIPE)
     options, tempbalance, args = parser.parse()
+    check(options)
+    # Of several processes of one run, the first speaks for all: the launcher ends the others with it.
+    with locked(args.output_dir) if args.process_index == 0 else nullcontext():
+        train(options, tempbalance, args)
+
+
+def train(options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalanceTrainingArguments) -> None:
+    """Train in an output folder that no other process is in."""
     from transformers import set_seed
 
     from hf_tempbalance.huggingface.results_callback import ResultsCallback
 
-    check(options)
-    checkpoint = args.resume_from_checkpoint
-    if checkpoint in ("last", "true", "True"):
-        checkpoint = True
-        if last_complete_checkpoint(args.output_dir)[0] is None:
-            raise ValueError(f"{args.output_dir} has no complete checkpoint to resume from.")
-    elif checkpoint is not None and not Path(checkpoint).is_dir():
-        raise ValueError(f"resume_from_checkpoint={checkpoint!r} is not a folder. Use 'last' for the newest one.")
+    is_first = args.process_index == 0
+    overwrite = options.overwrite_output_dir or (not is_first and args.resume_from_checkpoint is None)
+    checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, overwrite=overwrite)
     set_seed(args.seed)
     trainer = make_trainer(options, tempbalance, args)
     settings = {
         "config": asdict(options) | {"settings": tempbalance.to_dict()},
         "arguments": json.loads(args.to_json_string()),
     }
-    results = ResultsCallback(settings, is_resumed=checkpoint is not None)
+    results = ResultsCallback(masked(settings), is_resumed=checkpoint is not None)
     trainer.add_callback(results)
+    if options.overwrite_output_dir and is_first:
+        remove_run(args.output_dir)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
+    except KeyboardInterrupt as error:
+        results.finish(trainer, "interrupted")
+        raise KeyboardInterrupt(how_to_go_on(args.output_dir)) from error
     except BaseException as error:
         results.finish(trainer, "failed", f"{type(error).__name__}: {error}")
         raise

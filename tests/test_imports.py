@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,11 @@ def test_public_names_are_one_list():
         assert getattr(hf_tempbalance, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'TempBalence'"):
         _ = hf_tempbalance.TempBalence
+
+
+@pytest.mark.parametrize("old", hf_tempbalance._MOVED)
+def test_an_old_module_s_name_is_refused_with_the_new_one_which_exists(old):
+    new = hf_tempbalance._MOVED[old]
+    with pytest.raises(ModuleNotFoundError, match=f"hf_tempbalance.{old} is now hf_tempbalance.{new}"):
+        importlib.import_module(f"hf_tempbalance.{old}")
+    assert PACKAGE.joinpath(*new.split(".")).with_suffix(".py").is_file()

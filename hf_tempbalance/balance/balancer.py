@@ -18,11 +18,13 @@ from ..spectra.layers import unwrap
 from ..spectra.unchanged import Unchanged
 from ..spectra.weights import clean_name
 from .assignment import assign_parameters
+from .controls import check_control
 from .distributed import from_first_rank, rank_and_size
 from .look import Look, PendingLook
 from .method import Method, multipliers_of
 from .optimizer_check import check_optimizer
 from .optimizer_kinds import is_accumulating
+from .ramp import Ramp
 from .spectrum_job import BackgroundJob, SpectrumJob, analyze_together
 from .stored import Stored
 from .virtual_groups import Factors, VirtualGroups
@@ -68,6 +70,9 @@ class TempBalancer:
         self.layers, self._layer_of = assign_parameters(self.model, self.config)
         self._check_optimizer()
         self._multipliers = {layer.name: 1.0 for layer in self.layers if layer.is_tuned}
+        check_control(self.config.control, [self.method.unit(name) for name in self._multipliers])
+        self._has_looked = False
+        self._ramp: Ramp | None = None
         # By name as well: between forward and backward FSDP shows other tensors under the same names.
         self._layer_of_name = self._names()
         self._unchanged: Unchanged[LayerSpectrum] = Unchanged()
@@ -155,11 +160,16 @@ class TempBalancer:
     @property
     def lr_multipliers(self) -> dict[str, float]:
         """Parameter name -> multiplier, for every parameter of the model; 1.0 where it is not tuned."""
-        return {name: self._factors_of(layer).get("lr", 1.0) for name, layer in self._layer_of_name.items()}
+        return self._factors("lr")
+
+    @property
+    def weight_decay_multipliers(self) -> dict[str, float]:
+        """Parameter name -> multiplier of its weight decay, for every parameter; 1.0 where it is not tuned."""
+        return self._factors("weight_decay")
 
     @property
     def layer_multipliers(self) -> dict[str, float]:
-        """Name of a tuned layer -> multiplier of its parameters and of the norm that follows it."""
+        """Name of a tuned layer -> multiplier of its parameters and of the norm that follows it, at the next step."""
         return dict(self._multipliers)
 
     @property
@@ -179,8 +189,12 @@ class TempBalancer:
 
     def state_dict(self) -> dict[str, Any]:
         """The multipliers, in JSON types, and the look that is not in force yet, if its result is known (`wait`)."""
-        state = {"version": 2, "multipliers": dict(self._multipliers)}
-        return state if self._pending is None or self.is_looking else state | {"pending": self._pending.to_dict()}
+        state: dict[str, Any] = {"version": 2, "multipliers": dict(self._multipliers)}
+        if self._ramp is not None:
+            state["ramp"] = self._ramp.to_dict()
+        if self._pending is not None and not self.is_looking:
+            state["pending"] = self._pending.to_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any], *, where: str = "TempBalancer state") -> None:
         """The inverse of `state_dict`; the multipliers are in force from the next step.
@@ -205,8 +219,9 @@ class TempBalancer:
                 "Load it into the same model with the same exclusion settings."
             )
         pending = PendingLook.from_stored(stored.object("pending"), version) if "pending" in stored else None
+        ramp = Ramp.from_stored(stored.object("ramp")) if "ramp" in stored else None
         self._discard_pending()
-        self._pending = pending
+        self._pending, self._ramp, self._has_looked = pending, ramp, True
         self._set(multipliers)
 
     def take_part_while(self, owner: Any) -> None:
@@ -229,6 +244,9 @@ class TempBalancer:
                 self._end_pending()
             else:
                 self._pending.count_step()
+        if self._ramp is not None:
+            self._set(self._ramp.count_step())
+            self._ramp = None if self._ramp.is_over else self._ramp
         self.steps += 1
 
     def _end_pending(self) -> None:
@@ -241,7 +259,11 @@ class TempBalancer:
 
     def _put_in_force(self, look: Look) -> None:
         self._finished.append(look)
-        self._set(look.multipliers)
+        self._has_looked = True
+        if self.config.ramp_steps:
+            self._ramp = Ramp(self._multipliers, look.multipliers, self.config.ramp_steps)
+        else:
+            self._set(look.multipliers)
 
     def _set(self, multipliers: dict[str, float]) -> None:
         self._multipliers = multipliers
@@ -275,7 +297,7 @@ class TempBalancer:
 
     def _check_optimizer(self) -> None:
         trained = [p for p in self.model.parameters() if id(p) in self._layer_of and p.requires_grad]
-        check_optimizer(self.optimizer, trained)
+        check_optimizer(self.optimizer, trained, keys=self.method.target(1.0))
 
     def _names(self) -> dict[str, str | None]:
         """Parameter name -> layer, for every parameter."""
@@ -284,11 +306,16 @@ class TempBalancer:
     def _layer_of_parameter(self, parameter: Tensor) -> str | None:
         return self._layer_of.get(id(parameter))
 
+    def _factors(self, key: str) -> dict[str, float]:
+        return {name: self._factors_of(layer).get(key, 1.0) for name, layer in self._layer_of_name.items()}
+
     def _factors_of(self, layer: str | None) -> Factors:
         # 1.0 also for a layer that has been frozen since.
         return self.method.target(1.0 if layer is None else self._multipliers.get(layer, 1.0))
 
     def _multipliers_of(self, spectra: list[LayerSpectrum]) -> dict[str, float]:
+        if self.config.control == "frozen" and self._has_looked:
+            return dict(self._multipliers)
         multipliers = multipliers_of(spectra, self.method)
         # Equal scores could still be mapped to different last bits by different processors.
         multipliers = from_first_rank(multipliers)
@@ -306,6 +333,7 @@ class TempBalancer:
         return math.fsum(multipliers[layer] * count for layer, count in elements.items()) / total if total else 1.0
 
     def _warn(self, tuned: list[LayerSpectrum], multipliers: dict[str, float]) -> None:
+        tuned = [spectrum for spectrum in tuned if not spectrum.is_pinned]
         scores = [self.method.score(spectrum) for spectrum in tuned]
         for spectrum, score, is_used in zip(tuned, scores, self.method.is_usable(scores), strict=True):
             if not is_used:

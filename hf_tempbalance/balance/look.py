@@ -132,10 +132,12 @@ def spectrum_of(stored: Stored) -> LayerSpectrum:
             found[field.name] = stored.text(field.name)
         elif field.name == "shape":
             found[field.name] = tuple(stored.wholes(field.name))
-        elif field.name == "num_eigenvalues":
+        elif field.name in ("num_eigenvalues", "depth"):
             found[field.name] = stored.whole(field.name)
         elif field.name == "excluded_by":
             found[field.name] = stored.optional_text(field.name)
+        elif field.name == "is_pinned":
+            found[field.name] = stored.flag(field.name)
         else:
             found[field.name] = stored.number(field.name)
     return LayerSpectrum(**found)

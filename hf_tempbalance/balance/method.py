@@ -6,21 +6,29 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 from ..config import TempBalanceConfig
-from ..spectra.analysis import LayerSpectrum
+from ..spectra.analysis import Decomposition, LayerSpectrum
+from ..spectra.blocks import block_of
+from .controls import CONTROLS
 from .mapping import is_usable, map_scores
 
 
 @dataclass(frozen=True)
-class Method:
-    """The parts of a method that come after the spectra. Those before are in `hf_tempbalance.spectra`.
+class Method(Decomposition):
+    """A method in six parts. The first two, from weights to spectra, are those of `Decomposition`.
 
     Attributes:
+        matrices: a weight's stack of matrices -> the groups of matrices that have one spectrum each.
+        fit: spectra -> power-law fits.
         score: of a layer; a larger score gives a larger multiplier.
         unit: name of a layer -> name of the unit whose layers share one multiplier.
         is_usable: which scores count; a unit's score is the mean of its layers' usable ones.
         mapping: scores of all units -> their multipliers.
+        normalize: divide by the mean over the tuned layers.
+        largest: multiplier of the layers that take the largest one, where no other layer is tuned.
+        control: units' multipliers -> those that are used, for comparisons.
         target: multiplier -> factors of the optimizer's values.
     """
 
@@ -28,6 +36,9 @@ class Method:
     unit: Callable[[str], str]
     is_usable: Callable[[Sequence[float]], Sequence[bool]]
     mapping: Callable[[Sequence[float]], list[float]]
+    normalize: bool
+    largest: float
+    control: Callable[[Mapping[str, float]], dict[str, float]]
     target: Callable[[float], Mapping[str, float]]
 
     @classmethod
@@ -35,11 +46,15 @@ class Method:
         """The method that the settings name."""
         bounds = {"min_ratio": config.min_ratio, "max_ratio": config.max_ratio, "sharpness": config.sharpness}
         return cls(
+            **vars(Decomposition.of(config)),
             score=METRICS[config.metric],
-            unit=UNITS["layer"],
+            unit=UNITS[config.unit],
             is_usable=partial(is_usable, mapping=config.mapping),
             mapping=partial(map_scores, mapping=config.mapping, **bounds),
-            target=TARGETS["lr"],
+            normalize=config.normalize,
+            largest=config.max_ratio,
+            control=CONTROLS[config.control],
+            target=TARGETS[config.target],
         )
 
 
@@ -48,28 +63,42 @@ def multipliers_of(spectra: Sequence[LayerSpectrum], method: Method) -> dict[str
 
     A layer whose score is not usable gets 1 and changes no other layer's.
     """
-    tuned = [spectrum for spectrum in spectra if spectrum.is_tuned]
-    scores = [method.score(spectrum) for spectrum in tuned]
+    scored = [spectrum for spectrum in spectra if spectrum.is_tuned and not spectrum.is_pinned]
+    scores = [method.score(spectrum) for spectrum in scored]
+    is_used = method.is_usable(scores)
+    usable = {layer.name: score for layer, score, used in zip(scored, scores, is_used, strict=True) if used}
     members: dict[str, list[float]] = {}
-    for spectrum, score, is_used in zip(tuned, scores, method.is_usable(scores), strict=True):
-        if is_used:
-            members.setdefault(method.unit(spectrum.name), []).append(score)
-    means = [math.fsum(values) / len(values) for values in members.values()]
-    multiplier_of = dict(zip(members, method.mapping(means), strict=True))
-    return {
-        spectrum.name: multiplier_of[method.unit(spectrum.name)] if is_used else 1.0
-        for spectrum, is_used in zip(tuned, method.is_usable(scores), strict=True)
-    }
+    for name, score in usable.items():
+        members.setdefault(method.unit(name), []).append(score)
+    mapped = method.mapping([math.fsum(unit) / len(unit) for unit in members.values()])
+    of_unit = dict(zip(members, mapped, strict=True))
+    if method.normalize and usable:
+        mean = math.fsum(of_unit[method.unit(name)] for name in usable) / len(usable)
+        of_unit = {unit: multiplier / mean for unit, multiplier in of_unit.items()}
+    pinned = [spectrum.name for spectrum in spectra if spectrum.is_tuned and spectrum.is_pinned]
+    of_unit |= dict.fromkeys(pinned, max(of_unit.values(), default=method.largest))
+    of_unit = method.control(of_unit)
+    found = {name: of_unit[method.unit(name)] for name in usable} | {name: of_unit[name] for name in pinned}
+    return {spectrum.name: found.get(spectrum.name, 1.0) for spectrum in spectra if spectrum.is_tuned}
 
 
 METRICS: dict[str, Callable[[LayerSpectrum], float]] = {
-    "alpha": lambda layer: layer.alpha,
-    "alpha_hat": lambda layer: layer.alpha_hat,
-    "spectral_norm": lambda layer: layer.spectral_norm,
-    "norm": lambda layer: layer.norm,
-    "D": lambda layer: layer.D,
-    "stable_rank": lambda layer: layer.stable_rank,
-    "entropy": lambda layer: layer.entropy,
+    name: attrgetter(name)
+    for name in (
+        "alpha",
+        "alpha_relative",
+        "alpha_hat",
+        "spectral_norm",
+        "norm",
+        "D",
+        "stable_rank",
+        "entropy",
+        "depth",
+    )
 }
-UNITS: dict[str, Callable[[str], str]] = {"layer": lambda name: name}
-TARGETS: dict[str, Callable[[float], Mapping[str, float]]] = {"lr": lambda multiplier: {"lr": multiplier}}
+UNITS: dict[str, Callable[[str], str]] = {"layer": str, "block": lambda name: block_of(name) or name}
+TARGETS: dict[str, Callable[[float], Mapping[str, float]]] = {
+    "lr": lambda multiplier: {"lr": multiplier},
+    "weight_decay": lambda multiplier: {"weight_decay": multiplier},
+    "both": lambda multiplier: {"lr": multiplier, "weight_decay": multiplier},
+}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -9,22 +11,35 @@ from .optimizer_kinds import REFUSALS, is_deepspeed, is_schedule_free, levels_of
 from .virtual_groups import VirtualGroups
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, tuned: list[Tensor], *, has_layer_groups: bool = False) -> None:
+def check_optimizer(
+    optimizer: torch.optim.Optimizer,
+    tuned: list[Tensor],
+    *,
+    keys: Iterable[str] = ("lr",),
+    has_layer_groups: bool = False,
+) -> None:
     """Refuse, in one sentence, an optimizer through which rates per layer can't be applied.
 
     Args:
         optimizer: the optimizer or a wrapper of it.
         tuned: the parameters that get a multiplier.
+        keys: of a parameter group whose values are multiplied.
         has_layer_groups: whether each layer has a group of its own, or is about to get one.
 
     Raises:
-        ValueError: its class can't be split, it keeps none or only some of the tuned parameters, or a trial on two
-            throw-away parameters shows that it ignores the rates of its groups.
+        ValueError: its class can't be split, its groups have no such value, it keeps none or only some of the tuned
+            parameters, or a trial on two throw-away parameters shows that it ignores the rates of its groups.
     """
     *_, inner = levels = levels_of(optimizer)
     for name in (type(level).__name__ for level in levels):
         if name in REFUSALS:
             raise ValueError(f"{name} can't be given one learning rate per layer: {REFUSALS[name]}.")
+    for key in keys:
+        if any(key not in group for group in inner.param_groups):
+            raise ValueError(
+                f"{name} has no {key} that could be given to each layer. Use an optimizer that has one, or "
+                "target='lr'."
+            )
     if any(group["lr"] is None for group in inner.param_groups):
         raise ValueError(f"{name} computes its own learning rate (lr=None); give it one to have it balanced.")
     has_layer_groups = has_layer_groups or all("lr_multiplier" in group for group in inner.param_groups)

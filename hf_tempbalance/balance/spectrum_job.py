@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import TempBalanceConfig
 from ..spectra.analysis import (
+    Decomposition,
     LayerSpectrum,
     analysed_layers,
     analyze_stacks,
@@ -55,7 +56,7 @@ class SpectrumJob:
     """
 
     def __init__(self, model: nn.Module, config: TempBalanceConfig, unchanged: Unchanged[LayerSpectrum]) -> None:
-        self.config, self.unchanged = config, unchanged
+        self.decomposition, self.unchanged = Decomposition.of(config), unchanged
         self.rank, self.size = rank_and_size()
         self.layers, self.analysed = analysed_layers(model, config)
         known = {i: unchanged.get(self.layers[i].weight) for i in self.analysed}
@@ -93,9 +94,9 @@ class SpectrumJob:
             return
         try:
             if self._copies is None:
-                self.mine = spectra_of(self.layers, self.owners, self.rank, self.config)
+                self.mine = spectra_of(self.layers, self.owners, self.rank, self.decomposition)
             else:
-                found = analyze_stacks(self.layers, self._copies, self.config)
+                found = analyze_stacks(self.layers, self._copies, self.decomposition)
                 self.mine = {index: spectrum for index, (spectrum, _) in found.items()}
         except Exception as error:  # noqa: BLE001
             self.failure = error

@@ -50,6 +50,10 @@ class Stored:
         """A field that is a text or null."""
         return self._get(key, "a text or null", lambda value: value is None or isinstance(value, str))
 
+    def flag(self, key: str) -> bool:
+        """A field that is true or false."""
+        return self._get(key, "true or false", lambda value: isinstance(value, bool))
+
     def whole(self, key: str, smallest: int = 0) -> int:
         """A field that is a whole number, no smaller than ``smallest``."""
         return self._get(

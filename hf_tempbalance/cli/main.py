@@ -7,13 +7,15 @@ import csv
 import fnmatch
 import json
 import math
-import os
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from .. import __version__
 from ..config import Fit, TempBalanceConfig
+from ..files import file_stem
+from ..terminal import printable, run_command
+from .compare_runs import add_compare_runs, compare_runs_command
 
 
 if TYPE_CHECKING:
@@ -52,22 +54,20 @@ SHOWN += ["stable_rank", "warning", "excluded_by"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The console command. Returns 0, or 1 after an error that is told in one line."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    try:
-        {"analyze": analyze_command, "compare": compare_command, "report": report_command}[options.command](options)
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, ImportError) as error:
-        if options.debug:
-            traceback.print_exc()
-        elif isinstance(error, ImportError):
-            print(f"hf-tempbalance: {error}. pip install 'hf_tempbalance[train,plots]' has it.", file=sys.stderr)
-        else:
-            print(f"hf-tempbalance: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    """The console command. Returns its exit code, as `run_command` does."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["run"]:  # what a script raises is its own, and not for one line of ours
+        from ..run import main as run
+
+        return run(argv[1:])
+    options = _parser().parse_args(argv)
+    commands = {
+        "analyze": analyze_command,
+        "compare": compare_command,
+        "compare-runs": compare_runs_command,
+        "report": report_command,
+    }
+    return run_command("hf-tempbalance", lambda: commands[options.command](options), debug=options.debug)
 
 
 def verdict(alpha: float) -> str:
@@ -132,7 +132,7 @@ def compare_command(options: argparse.Namespace) -> None:
         _print_table(rows, f"A: {options.model}, B: {options.other}")
         for label, names in (("A", first.keys() - second.keys()), ("B", second.keys() - first.keys())):
             if names:
-                print(f"only in {label}: {', '.join(sorted(names))}")
+                print(printable(f"only in {label}: {', '.join(sorted(names))}"))
 
 
 def report_command(options: argparse.Namespace) -> None:
@@ -143,7 +143,7 @@ def report_command(options: argparse.Namespace) -> None:
     from ..runs.report import layers_to_show, write_report
 
     spectra = _spectra_of_run(options.output_dir, layers_to_show(run), run.settings) if run.looks else []
-    print(write_report(run, options.output, spectra=spectra))
+    print(printable(write_report(run, options.output, spectra=spectra)))
 
 
 def _spectra_of_run(folder: Path, names: list[str], settings: dict[str, Any] | None) -> list[Figure]:
@@ -157,7 +157,10 @@ def _spectra_of_run(folder: Path, names: list[str], settings: dict[str, Any] | N
     weights = [weight for weight in open_source(str(folder)).weights if weight.name in names]
     weights.sort(key=lambda weight: names.index(weight.name))
     rules = {"exclude_first": False, "exclude_last": False}
-    config = TempBalanceConfig.from_dict((settings or {}) | rules)
+    try:
+        config = TempBalanceConfig.from_dict((settings or {}) | rules)
+    except ValueError as error:
+        raise ValueError(f"{folder}: the run's settings of TempBalance: {error}") from error
     return [
         plot_spectrum(eigenvalues.numpy(), spectrum.to_dict())
         for spectrum, eigenvalues in (analyze_weights(weights, config) if weights else [])
@@ -167,6 +170,7 @@ def _spectra_of_run(folder: Path, names: list[str], settings: dict[str, Any] | N
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf-tempbalance", description="Look at the weight spectra of a model.")
+    parser.add_argument("--version", action="version", version=f"hf-tempbalance {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("model", help=MODEL_HELP)
@@ -187,6 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("output_dir", type=Path, help="output folder of a Trainer with TempBalance or of train.py")
     report.add_argument("--output", type=Path, metavar="FILE", help="the page; tempbalance_report.html in the folder")
     report.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands.add_parser("run", help="a Trainer script with TempBalance in it, unchanged", add_help=False)
+    add_compare_runs(commands)
     return parser
 
 
@@ -212,14 +218,14 @@ def _spectra(model: str, options: argparse.Namespace, plots: Path | None = None)
         disable=not errors.is_terminal,
         transient=True,
     )
-    spectra = []
+    spectra, taken = [], {"alphas"}
     for spectrum, eigenvalues in looked_at:
         spectra.append(spectrum)
         if plots is not None and eigenvalues is not None and math.isfinite(spectrum.alpha):
             from ..runs.plots import plot_spectrum
 
-            name = spectrum.name.replace("/", "_") or "model"
-            plot_spectrum(eigenvalues.numpy(), spectrum.to_dict()).savefig(plots / f"{name}.png", dpi=100)
+            path = plots / f"{file_stem(spectrum.name, taken)}.png"
+            plot_spectrum(eigenvalues.numpy(), spectrum.to_dict()).savefig(path, dpi=100)
     if plots is not None:
         from ..runs.plots import plot_alphas
 
@@ -231,23 +237,27 @@ def _print_table(rows: list[dict[str, Any]], title: str) -> None:
     from rich.box import HORIZONTALS
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     is_terminal = console.is_terminal
-    table = Table(title=title if is_terminal else None, box=HORIZONTALS if is_terminal else None, pad_edge=False)
+    table = Table(
+        title=Text(printable(title)) if is_terminal else None, box=HORIZONTALS if is_terminal else None, pad_edge=False
+    )
     for name in rows[0]:
         is_text = isinstance(rows[0][name], str)
         table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_terminal)
     for row in rows:
         style = {"over-trained": "yellow", "under-trained": "red"}.get(row.get("warning", ""))
-        table.add_row(*(_shown(value) for value in row.values()), style=style)
+        # Not strings: rich would read brackets in a name as its markup.
+        table.add_row(*(Text(_shown(value)) for value in row.values()), style=style)
     (console if is_terminal else Console(width=10_000, color_system=None)).print(table)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.4g}"
-    return str(value)
+    return printable(value)
 
 
 def _write_csv(path: str, rows: list[dict[str, Any]]) -> None:
@@ -256,7 +266,9 @@ def _write_csv(path: str, rows: list[dict[str, Any]]) -> None:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: "" if _is_nan(value) else value for key, value in row.items()} for row in rows)
+    for row in rows:
+        texts = {key: printable(value) for key, value in row.items() if isinstance(value, str)}
+        writer.writerow({key: "" if _is_nan(value) else value for key, value in (row | texts).items()})
     _write(path, stream.getvalue())
 
 

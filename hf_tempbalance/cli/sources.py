@@ -190,7 +190,7 @@ def _check(file: Path) -> None:
 def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{index} is not the index of sharded safetensors files: {error!r}.") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name == "..":
@@ -221,7 +221,10 @@ def _timm_model(name: str) -> nn.Module | None:
         return None
     from ..tasks import backbones  # noqa: F401  registers the *_cifar networks
 
-    return timm.create_model(name) if timm.is_model(name) else None
+    try:
+        return timm.create_model(name) if timm.is_model(name) else None
+    except RuntimeError as error:  # a tag of weights that the architecture does not have
+        raise ValueError(f"{name}: timm says {str(error).rstrip('.')}.") from error
 
 
 def _call(module: str, factory: str) -> nn.Module:

@@ -19,7 +19,7 @@ from ..balance.look import Look
 from ..config import TempBalanceConfig, renewed
 from ..runs.history import HISTORY_NAME, append_look, continue_history
 from .callback_state import read_state
-from .look_schedule import is_due
+from .look_schedule import is_due, looks_at_steps
 from .messages import say_what_is_balanced, warn_of_trackers_in_front
 from .scalars import LAYER_KEYS, LogLayers, per_layer, summary
 
@@ -101,7 +101,7 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
             self._join(args, state, control, **kwargs)
             return
         self._record(state, control)
-        if self.config.update_unit == "step":
+        if looks_at_steps(self.config):
             self._look_if_due(state, control)
         if control.should_save:
             self.balancer.wait()  # the checkpoint has its result, and all processes are here
@@ -111,7 +111,7 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
     ) -> None:
         if not self._is_part_of(state):
             return
-        if self.config.update_unit == "epoch":
+        if not looks_at_steps(self.config):
             self._look_if_due(state, control, partial_epoch=True)
         if control.should_save:
             self.balancer.wait()

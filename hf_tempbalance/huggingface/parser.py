@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser
 
 from ..config import nearest
+from ..files import read_yaml
+from ..terminal import printable, run_command
 
 
 class ConfigArgumentParser(HfArgumentParser):
@@ -26,7 +26,12 @@ class ConfigArgumentParser(HfArgumentParser):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         self._raises = False
         self.add_argument("--config", help="YAML file with any of the options below; flags win over it.")
-        self.add_argument("--traceback", action="store_true", help="Show the traceback of an error.")
+        debug = self._option_string_actions.get("--debug")
+        if debug is None:
+            self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+        else:  # TrainingArguments have one that takes names of their own checks; alone it is ours
+            debug.nargs, debug.const = "?", []
+            debug.help = f"Alone: show the traceback of an error. {debug.help}"
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
         """One object of each dataclass.
@@ -42,8 +47,7 @@ class ConfigArgumentParser(HfArgumentParser):
         if unknown:
             option = unknown[0].split("=")[0].lstrip("-")
             self.error(f"unknown option {unknown[0]!r}. {self._hint(option)}")
-        parsed = self.parse_args_into_dataclasses([*defaults, *argv], look_for_args_file=False)
-        return parsed[: len(self.dataclass_types)]
+        return self._objects([*defaults, *argv])
 
     def parse_options(self, options: dict[str, Any]) -> tuple[Any, ...]:
         """One object of each dataclass from options in a dict, as a file has them.
@@ -53,9 +57,7 @@ class ConfigArgumentParser(HfArgumentParser):
         """
         self._raises = True
         try:
-            return self.parse_args_into_dataclasses(self._flags(options), look_for_args_file=False)[
-                : len(self.dataclass_types)
-            ]
+            return self._objects(self._flags(options))
         finally:
             self._raises = False
 
@@ -74,7 +76,14 @@ class ConfigArgumentParser(HfArgumentParser):
         """One line instead of several hundred lines of usage."""
         if self._raises:
             raise ValueError(message)
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
+
+    def _objects(self, flags: list[str]) -> tuple[Any, ...]:
+        try:
+            parsed = self.parse_args_into_dataclasses(flags, look_for_args_file=False)
+        except (TypeError, AttributeError, OverflowError, OSError) as error:  # transformers does not check all values
+            raise ValueError(f"the value of an option is not allowed ({type(error).__name__}: {error}).") from error
+        return parsed[: len(self.dataclass_types)]
 
     @staticmethod
     def _config_path(argv: list[str]) -> str | None:
@@ -87,14 +96,7 @@ class ConfigArgumentParser(HfArgumentParser):
         return path
 
     def _flags_of(self, path: Path) -> list[str]:
-        try:
-            options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise ValueError(f"{path} can't be read: {error.strerror}.") from error
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(options, dict):
-            raise ValueError(f"{path} must have one 'option: value' a line.")
+        options = read_yaml(path)
         try:
             return self._flags(options)
         except ValueError as error:
@@ -115,18 +117,11 @@ class ConfigArgumentParser(HfArgumentParser):
         return [field.name for kind in self.dataclass_types for field in fields(kind) if field.init]
 
     def _hint(self, key: str) -> str:
-        hint = nearest(key, [*self._known(), "config", "traceback"])
+        hint = nearest(key, [*self._known(), "config"])
         return hint if hint.startswith("Did") else "--help lists all options."
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call a script's ``main``; turn errors that the user can mend into one line. --traceback shows the traceback."""
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        if "--traceback" in sys.argv:
-            traceback.print_exc()
-        else:
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)  # noqa: T201  the command line's own output
-        sys.exit(1)
-    sys.exit(0)
+    """Call a script's ``main`` and end the process, as `run_command` does. --debug shows the traceback of an error."""
+    debug = any(argument == "--debug" or argument.startswith("--debug=") for argument in sys.argv[1:])
+    sys.exit(run_command(Path(sys.argv[0]).name, main, debug=debug))

@@ -6,7 +6,8 @@ import os
 import platform
 import subprocess
 import time
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ PACKAGES = ("hf_tempbalance", "torch", "transformers", "accelerate", "timm", "da
 class ResultsCallback(TrainerCallback):
     """Keeps ``results.json`` in the output folder up to date: at the start, at every checkpoint and at the end.
 
+    A checkpoint that falls on the last step of an epoch is written after what belongs to that epoch, as with
+    ``save_strategy="epoch"``. Trainer writes it before, and a run that is resumed from it has neither the evaluation
+    and the loss of that epoch, nor the random numbers that the evaluation drew.
+
     Args:
         settings: what is written first: the options of the run, as JSON types.
         is_resumed: go on with the seconds and the first alphas of the file that is there.
@@ -33,7 +38,8 @@ class ResultsCallback(TrainerCallback):
     def __init__(self, settings: dict[str, Any], *, is_resumed: bool = False) -> None:
         self.settings = settings
         self.is_resumed = is_resumed
-        self.start, self.seconds_before = time.time(), 0.0
+        self.start, self.seconds_before = time.monotonic(), 0.0
+        self.saves_at_epoch_end = False
         self.alphas: dict[str, dict[str, Any]] = {}  # layer -> alpha before and after training, and its rule
         self.results: dict[str, Any] = {}
 
@@ -42,7 +48,7 @@ class ResultsCallback(TrainerCallback):
         path = Path(args.output_dir, RESULTS_NAME)
         if self.is_resumed and path.is_file():
             before = read_results(args.output_dir)
-        self.seconds_before = before.get("seconds", 0.0)
+        self.seconds_before = max(0.0, before.get("seconds") or 0.0)
         self.alphas = {layer["name"]: layer for layer in before.get("layers", [])}
         for spectrum in [] if self.alphas else analyze(kwargs["model"]):
             self.alphas[spectrum.name] = {
@@ -52,6 +58,16 @@ class ResultsCallback(TrainerCallback):
             }
         self.results = {"status": "running"} | self.settings | {"environment": environment(args)}
         self._write(args, state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        is_last = state.epoch == int(state.epoch) or control.should_epoch_stop or control.should_training_stop
+        self.saves_at_epoch_end = control.should_save and is_last
+        if self.saves_at_epoch_end:
+            control.should_save = False
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        control.should_save = control.should_save or self.saves_at_epoch_end
+        self.saves_at_epoch_end = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         # After the checkpoint is whole: time and metrics are those of the state that a resumed run starts from.
@@ -74,7 +90,7 @@ class ResultsCallback(TrainerCallback):
         last, _ = last_complete_checkpoint(args.output_dir)
         looks = [entry["tempbalance/seconds"] for entry in state.log_history if "tempbalance/seconds" in entry]
         self.results |= {
-            "seconds": self.seconds_before + time.time() - self.start,
+            "seconds": self.seconds_before + time.monotonic() - self.start,
             "tempbalance_seconds": sum(looks),
             "epochs": [epochs[epoch] for epoch in sorted(epochs)],
             "best_metric": state.best_metric,
@@ -90,7 +106,7 @@ def environment(args: TrainingArguments) -> dict[str, Any]:
     """Versions, code and machine."""
     changes = _git("status", "--porcelain")
     return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | _versions(),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if changes is None else bool(changes),
         "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
@@ -101,7 +117,19 @@ def environment(args: TrainingArguments) -> dict[str, Any]:
     }
 
 
+def _versions() -> dict[str, str]:
+    """Of the packages that are installed: timm, datasets and others are extras."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def _git(*command: str) -> str | None:
     here = Path(__file__).parent
-    done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
     return done.stdout.strip() if done.returncode == 0 else None

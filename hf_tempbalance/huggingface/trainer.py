@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,7 +95,8 @@ class TempBalanceTrainer(Trainer):
         optimizer = super().create_optimizer(*args, **kwargs)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TempBalanceCallback):
-                callback.log = self.log
+                # Trainer's own: TRL's would average what it has collected for the next log of the loss into ours.
+                callback.log = partial(Trainer.log, self)
                 callback.log_layers = getattr(self.args, "log_layers", callback.log_layers)
         if is_new and self.tempbalance is not None:
             self._layer_groups = self._split(optimizer)
@@ -123,22 +126,33 @@ class TempBalanceTrainer(Trainer):
         dataset_tags: str | list[str] | None = None,
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
+        dataset_name: str | list[str] | None = None,
+        **others: Any,
     ) -> None:
         """As Trainer, with results, settings and picture of TempBalance; ``push_to_hub`` calls it.
+
+        TRL's trainers call it at every checkpoint, and a save may push: a card that can't be written is a warning, and
+        training, saving and pushing go on.
 
         Args:
             dataset: name of the data set for people.
             dataset_tags: its id on the Hub.
-            *others: as for Trainer.
+            dataset_name: TRL's word for both.
+            *others: as for Trainer; what is not known here is not used, and a warning names it.
         """
-        given = {"language": language, "license": license, "tags": tags, "finetuned_from": finetuned_from}
-        given |= {"tasks": tasks, "dataset_tags": dataset_tags, "dataset": dataset, "dataset_args": dataset_args}
-        from ..runs.modelcard import has_peft_card, write_card_of
+        if not self.is_world_process_zero():
+            return
+        from .card import write_card_of
 
-        if has_peft_card(self.args.output_dir):  # its text is PEFT's, and ours comes behind
-            super().create_model_card(model_name=model_name, **given)
-        if self.is_world_process_zero():
-            write_card_of(self, model_name, **given)
+        if others:
+            warnings.warn(f"create_model_card does not know and does not use {', '.join(others)}.", stacklevel=2)
+        given = {"language": language, "license": license, "tags": tags, "finetuned_from": finetuned_from}
+        given |= {"tasks": tasks, "dataset_tags": dataset_tags, "dataset": dataset, "dataset_name": dataset_name}
+        try:
+            write_card_of(self, self.tempbalance, model_name=model_name, **given)
+        except Exception as error:  # whatever it is: the weights are worth more than their card
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(f"The model card could not be written; all else goes on. {reason}", stacklevel=2)
 
     def _split(self, optimizer: torch.optim.Optimizer) -> LayerGroups | None:
         model = unwrap(self.model)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from ..files import read_json
 
 
 def last_complete_checkpoint(folder: str | Path) -> tuple[Path | None, list[Path]]:
@@ -27,6 +28,6 @@ def last_complete_checkpoint(folder: str | Path) -> tuple[Path | None, list[Path
 
 def _is_complete(checkpoint: Path) -> bool:
     try:
-        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return "global_step" in read_json(checkpoint / "trainer_state.json")
     except (OSError, ValueError):
         return False

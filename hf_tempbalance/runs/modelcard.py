@@ -7,18 +7,14 @@ import logging
 import math
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, PackageLoader
-from transformers.modelcard import TrainingSummary
+from huggingface_hub import EvalResult, ModelCardData
 
+from ..files import write_whole
 from .history import HISTORY_NAME
-from .run import Run, read_run
-
-
-if TYPE_CHECKING:
-    from ..huggingface.trainer import TempBalanceTrainer
+from .markdown import Markdown, one_line, render
+from .run import Run
 
 
 logger = logging.getLogger(__name__)
@@ -73,7 +69,8 @@ def write_model_card(
         ValueError: there is no configuration, or config.json is damaged.
     """
     config = config or _config(run.folder)
-    title = repo_id.split("/")[-1] if repo_id else run.folder.resolve().name
+    repo_id = one_line(repo_id or run.folder.resolve().name)
+    title, dataset = repo_id.split("/")[-1], dataset and one_line(dataset)
     task = _task(config)
     data = dict(data or {})
     tags = ["generated_from_trainer", *(["tempbalance"] if run.settings is not None else []), *data.pop("tags", [])]
@@ -87,79 +84,34 @@ def write_model_card(
         tags=list(dict.fromkeys(tags)),
         **data,
     )
-    body = _rendered(
+    body = render(
         "modelcard.md",
         title=title,
         summary=_summary(run, config, dataset),
-        snippet=_snippet(config, task, repo_id or title),
+        snippet=_snippet(config, task, repo_id),
         code_file=_code_file(config),
         results=[(key.removeprefix("eval_"), f"{value:.4g}", _epoch_of(run, key)) for key, value in _metrics(run)],
         training=_training(run),
-        tempbalance=_section(run).rstrip(),
-        versions=_versions(run),
+        tempbalance=_section(run),
+        versions=_versions(run, library=card_data.library_name),
     )
     path = run.folder / CARD_NAME
-    path.write_text(f"---\n{card_data.to_yaml()}\n---\n\n{body}", encoding="utf-8")
+    write_whole(path, f"---\n{card_data.to_yaml()}\n---\n\n{body}")
     return path
 
 
-def write_card_of(trainer: TempBalanceTrainer, model_name: str | None = None, **given: Any) -> None:
-    """The card of what a Trainer has trained, in its output folder.
-
-    Args:
-        trainer: its state and arguments are those of the card.
-        model_name: title of the card; the name in ``hub_model_id`` or of the output folder if None.
-        **given: as for ``Trainer.create_model_card``; what is missing is inferred as it does.
-    """
-    folder, args = Path(trainer.args.output_dir), trainer.args
-    trainer.save_state()
-    run = read_run(folder)
-    run.arguments = json.loads(args.to_json_string())  # tokens are masked
-    run.settings = run.settings if trainer.tempbalance is None else trainer.tempbalance.to_dict()
-    path = folder / CARD_NAME
-    if has_peft_card(folder):
-        path.write_text(f"{path.read_text(encoding='utf-8').rstrip()}\n\n{_section(run)}", encoding="utf-8")
-        return
-    summary = TrainingSummary.from_trainer(trainer, model_name=model_name, **given)
-    splits = tuple(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else ()
-    data = {"language": summary.language, "license": summary.license, "base_model": summary.finetuned_from or None}
-    tags = [*_listed(summary.tags), *((ModelCard.load(path).data.tags or []) if path.is_file() else [])]
-    # What Trainer infers is the name of a builder, such as "parquet" or "cifar10", and no id of the Hub.
-    ids = _listed(given.get("dataset_tags")) or [name for name in _listed(summary.dataset_tags) if "/" in name]
-    saved = (folder / "config.json").is_file()
-    write_model_card(
-        run,
-        config=None if saved else trainer.model.config.to_dict(),
-        repo_id=trainer.hub_model_id or args.hub_model_id or model_name,
-        data={**{key: value for key, value in data.items() if value}, "tags": tags}
-        | ({"pipeline_tag": tasks[0]} if (tasks := _listed(given.get("tasks"))) else {}),
-        dataset=", ".join(_listed(summary.dataset)) or None,
-        dataset_id=ids[0] if ids else None,
-        splits=splits,
-    )
-
-
-def has_peft_card(folder: str | Path) -> bool:
-    """Whether README.md of a folder is one that PEFT has written."""
-    path = Path(folder, CARD_NAME)
-    return path.is_file() and ModelCard.load(path).data.get("library_name") == "peft"
-
-
-def _listed(value: str | list[str] | None) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
-
-
-def _section(run: Run) -> str:
+def _section(run: Run) -> Markdown:
     """What TempBalance did, in Markdown; empty without it."""
     if run.settings is None:
-        return ""
-    return _rendered(
+        return Markdown()
+    section = render(
         "tempbalance.md",
         settings="\n".join(f"{key}: {json.dumps(value)}" for key, value in run.settings.items()),
         layers=_layers(run),
         picture=PICTURE_NAME if _picture(run) else None,
         history=HISTORY_NAME if run.looks else None,
     )
+    return Markdown(section.rstrip())
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -184,10 +136,11 @@ def _code_file(config: dict[str, Any]) -> str | None:
 
 def _snippet(config: dict[str, Any], task: str | None, repo_id: str) -> str:
     code = ", trust_remote_code=True" if config.get("auto_map") else ""
+    name = json.dumps(repo_id, ensure_ascii=False)
     if task is None:
-        return f'from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("{repo_id}"{code})'
+        return f"from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained({name}{code})"
     call = INPUTS.get(task, "Some text.")
-    lines = ["from transformers import pipeline", "", f'model = pipeline("{task}", model="{repo_id}"{code})']
+    lines = ["from transformers import pipeline", "", f'model = pipeline("{task}", model={name}{code})']
     return "\n".join(lines + ([f'print(model("{call}"))'] if call else []))
 
 
@@ -237,7 +190,7 @@ def _eval_results(
 
 
 def _epoch_of(run: Run, key: str) -> str:
-    return f"{max(entry['epoch'] for entry in run.log if entry.get(key) is not None):g}"
+    return f"{max(entry.get('epoch') or 0 for entry in run.log if entry.get(key) is not None):g}"
 
 
 def _training(run: Run) -> list[tuple[str, Any]]:
@@ -263,9 +216,10 @@ def _seconds(run: Run) -> str:
     return f"{run.tempbalance_seconds:.3g}"
 
 
-def _versions(run: Run) -> list[tuple[str, str]]:
+def _versions(run: Run, library: str) -> list[tuple[str, str]]:
     known = run.environment.get("versions")
-    return list((known or {name: version(name) for name in ("hf_tempbalance", "transformers", "torch")}).items())
+    known = known or {name: version(name) for name in ("hf_tempbalance", "transformers", "torch")}
+    return list((known | ({"peft": version("peft")} if library == "peft" else {})).items())
 
 
 def _picture(run: Run) -> bool:
@@ -281,8 +235,3 @@ def _picture(run: Run) -> bool:
     path.parent.mkdir(exist_ok=True)
     plot_history(run.looks).savefig(path, dpi=90)
     return True
-
-
-def _rendered(template: str, **values: Any) -> str:
-    environment = Environment(loader=PackageLoader(__package__), trim_blocks=True, autoescape=False)  # Markdown
-    return environment.get_template(template).render(**values).rstrip() + "\n"

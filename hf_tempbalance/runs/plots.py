@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..terminal import printable
 from .history import metric_keys
 
 
@@ -16,6 +17,14 @@ Looks = list[dict[str, Any]]
 TITLES = {"alpha": "power-law exponent alpha", "multiplier": "learning-rate multiplier"}
 _DEPTH = colormaps["cividis"]
 MAX_LABELLED = 40  # layers and cells beyond this go without their text
+MAX_LETTERS = 60  # of a name; a longer one loses its middle
+
+
+def as_text(name: str) -> str:
+    """A name for matplotlib, which reads what stands between two dollars as a formula: as it is, and not too long."""
+    if len(name) > MAX_LETTERS:
+        name = f"{name[: MAX_LETTERS // 2]}...{name[-MAX_LETTERS // 2 :]}"
+    return printable(name).replace("$", r"\$")
 
 
 def limits(histories: list[Looks], field: Literal["alpha", "multiplier"]) -> tuple[float, float]:
@@ -49,7 +58,7 @@ def plot_layers(
         scale: numbers of the darkest and the lightest colour, from `limits`; those of these looks if None. Numbers
             beyond are drawn in the nearest colour, and the colour bar has an arrow there.
     """
-    names = [layer["name"] for layer in looks[0]["layers"]]
+    names = [as_text(layer["name"]) for layer in looks[0]["layers"]]
     values = _values(looks, field)
     low, high = scale or limits([looks], field)
     if ax is None:
@@ -87,7 +96,7 @@ def plot_history(looks: Looks, title: str = "", scales: dict[str, tuple[float, f
     plot_layers(looks, "alpha", alpha, scales.get("alpha"))
     plot_layers(looks, "multiplier", multiplier, scales.get("multiplier"))
     multiplier.set_yticklabels([])
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(as_text(title), fontsize=10)
     return figure
 
 
@@ -136,8 +145,8 @@ def plot_rates(looks: Looks, log: list[dict[str, Any]], ax: Axes | None = None) 
         ax.plot(epochs, rate, color=colour, linewidth=width, marker=marker)
     ax.plot(epochs, schedule, "--", color="black", linewidth=2.2, label="schedule")
     if len(names):
-        ax.plot([], [], color=colours[0], label=f"first balanced layer, {names[0]}")
-        ax.plot([], [], color=colours[-1], label=f"last, {names[-1]}")
+        ax.plot([], [], color=colours[0], label=f"first balanced layer, {as_text(names[0])}")
+        ax.plot([], [], color=colours[-1], label=f"last, {as_text(names[-1])}")
     ax.set(xlabel="epoch", ylabel="learning rate", title="learning rate of each balanced layer", ylim=(0, None))
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
@@ -161,7 +170,7 @@ def plot_curves(log: list[dict[str, Any]]) -> Figure:
             shade = ("black", "0.45")[number // 4 % 2]
             marker = "o" if len(points) <= 12 else ""
             if points:
-                label = {"loss": "training", "eval_loss": "evaluation"}.get(name, name.removeprefix("eval_"))
+                label = {"loss": "training", "eval_loss": "evaluation"}.get(name, as_text(name.removeprefix("eval_")))
                 ax.plot(*zip(*points, strict=True), style, color=shade, marker=marker, markersize=4, label=label)
         ax.set(xlabel="epoch", title=title)
         ax.grid(alpha=0.3)
@@ -185,7 +194,7 @@ def plot_spectrum(eigenvalues: np.ndarray, layer: dict[str, Any], axes: tuple[Ax
     number = int(np.clip(len(values) / 4, 10, 60))
     bins = np.logspace(np.log10(values[0]), np.log10(values[-1]), number) if values[0] < values[-1] else number
     histogram.hist(values, bins=bins, color="0.75", edgecolor="0.4", linewidth=0.4)
-    histogram.set(xscale="log", xlabel="eigenvalue", ylabel="number", title=layer["name"])
+    histogram.set(xscale="log", xlabel="eigenvalue", ylabel="number", title=as_text(layer["name"]))
     # Share of eigenvalues at or above each: a power law of exponent alpha is a line of slope 1 - alpha.
     share = 1 - np.arange(len(values)) / len(values)
     tail.loglog(values, share, ".", color="0.55", markersize=4, label="share of eigenvalues at or above")
@@ -216,7 +225,7 @@ def plot_alphas(layers: list[dict[str, Any]], ax: Axes | None = None) -> Figure:
     shades = ["0.8" if layer["excluded_by"] else "#0072b2" for layer in layers]
     ax.barh(range(len(layers)), [layer["alpha"] for layer in layers], color=shades, edgecolor="black", linewidth=0.4)
     step = max(len(layers) // MAX_LABELLED, 1)
-    ax.set_yticks(range(0, len(layers), step), [layer["name"] for layer in layers[::step]], fontsize=7)
+    ax.set_yticks(range(0, len(layers), step), [as_text(layer["name"]) for layer in layers[::step]], fontsize=7)
     ax.set_ylim(len(layers) - 0.3, -0.7)
     for limit in (2, 6):
         ax.axvline(limit, color="black", linestyle="--", linewidth=0.8)
@@ -236,7 +245,7 @@ def plot_comparison(looks: Looks, accuracies: dict[str, list[tuple[float, float]
     curve, alpha, multiplier = figure.subplots(1, 3, width_ratios=[1, 1.25, 1.25])
     for (name, points), style in zip(accuracies.items(), ("o-", "s--", "^:", "d-."), strict=False):
         epochs, values = zip(*points, strict=True)
-        curve.plot(epochs, values, style, label=name, color="black", markerfacecolor="white")
+        curve.plot(epochs, values, style, label=as_text(name), color="black", markerfacecolor="white")
     curve.set(xlabel="epoch", ylabel="test accuracy", title="accuracy")
     curve.grid(alpha=0.3)
     curve.legend()

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 from .. import __version__
+from ..terminal import printable
 from . import plots
 from .run import Run
 
@@ -33,7 +34,12 @@ def write_report(run: Run, path: str | Path | None = None, *, spectra: list[Figu
     Returns:
         The path of the page.
     """
-    environment = Environment(loader=PackageLoader(__package__), autoescape=True, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        trim_blocks=True,
+        finalize=lambda v: printable(v, keep="\n"),
+    )
     page = environment.get_template("report.html").render(
         title=run.folder.resolve().name,
         what=_what(run),
@@ -68,7 +74,7 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
     last = max((entry.get("epoch") or 0 for entry in (*run.log, *run.looks)), default=0)
     facts.append(("epochs", f"{last:g}", f"{max(entry['step'] for entry in (*run.log, *run.looks))} steps"))
     for name, value in run.last_metrics.items():
-        best = [entry[name] for entry in run.log if entry.get(name) is not None]
+        best = [entry[name] for entry in run.log if name in entry]
         detail = f"largest {max(best):.4g}, smallest {min(best):.4g}, of {len(best)} evaluations"
         facts.append((name.removeprefix("eval_").replace("_", " "), f"{value:.4g}", detail))
     if run.looks:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json
+from ..files import read_json, write_json
+from .checks import check_results
 
 
 RESULTS_NAME = "results.json"
@@ -22,19 +22,16 @@ def read_results(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder has none.
-        ValueError: it is not what a run writes.
+        ValueError: it is not what a run writes. The message names file and field.
     """
     path = Path(folder, RESULTS_NAME)
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{folder} has no {RESULTS_NAME}; it is not the output folder of scripts/train.py."
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(results, dict) or "status" not in results:
-        raise ValueError(f"{path} is damaged: it has no status.")
+    check_results(path, results)
     return results
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import damaged, read_json
 from .checkpoints import last_complete_checkpoint
+from .checks import check_looks, checked_log
 from .history import HISTORY_NAME, metric_keys, read_history
+from .output import STATE_NAME
 from .results import RESULTS_NAME, read_results
-
-
-STATE_NAME = "trainer_state.json"
 
 
 @dataclass
@@ -29,6 +28,8 @@ class Run:
         environment: versions and machine, likewise.
         seconds: wall time; None where the files don't have it.
         best_step: of the best checkpoint, likewise.
+        status: "finished", "running" or "failed"; None where the files don't have it.
+        predictions: metrics of each ``Trainer.predict``: "test_accuracy", ...
     """
 
     folder: Path
@@ -40,6 +41,8 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     best_step: int | None = None
+    status: str | None = None
+    predictions: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def last_metrics(self) -> dict[str, float]:
@@ -50,7 +53,7 @@ class Run:
         end = self.best_step if self.arguments.get("load_best_model_at_end") else None
         found: dict[str, float] = {}
         for entry in [entry for entry in self.log if end is None or entry["step"] <= end]:
-            found |= {key: entry[key] for key in metric_keys(entry) if entry[key] is not None}
+            found |= {key: entry[key] for key in metric_keys(entry)}
         return found
 
     @property
@@ -70,21 +73,20 @@ def read_run(folder: str | Path) -> Run:
         raise ValueError(f"{folder} is no folder. Give the output folder of a training run.")
     run = Run(folder)
     if (folder / HISTORY_NAME).is_file():
-        run.looks = read_history(folder / HISTORY_NAME)
+        run.looks = _looks(folder / HISTORY_NAME)
     if (folder / RESULTS_NAME).is_file():
         results = read_results(folder)
         run.log = results.get("epochs", [])
         run.options = {key: value for key, value in results.get("config", {}).items() if key != "settings"}
         if run.options.get("tempbalance"):
-            run.settings = results["config"]["settings"]
+            run.settings = results["config"].get("settings")
         run.arguments, run.environment = results.get("arguments", {}), results.get("environment", {})
-        run.seconds = results.get("seconds")
+        run.seconds, run.status = results.get("seconds"), results["status"]
+        run.predictions = results.get("predictions", [])
         run.best_step = _step_of(results.get("best_checkpoint"))
     if (state := _state(folder, has_results=bool(run.log))) is not None:
         run.log, run.best_step = state["log_history"], _step_of(state.get("best_model_checkpoint"))
-        for name, stored in state.get("stateful_callbacks", {}).items():
-            if name.endswith("TempBalanceCallback") and isinstance(stored, dict):
-                run.settings = stored["args"]["config"]
+        run.settings = state.get("settings", run.settings)
     if not (run.looks or run.log):
         raise ValueError(
             f"{folder} has no {HISTORY_NAME}, {RESULTS_NAME} or {STATE_NAME}: it is not the output folder of a run, "
@@ -101,14 +103,33 @@ def _state(folder: Path, *, has_results: bool) -> dict[str, Any] | None:
         if has_results or checkpoint is None:
             return None
         path = Path(checkpoint, STATE_NAME)
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(state["log_history"], list):
-            raise TypeError("log_history is no list")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
+    state = read_json(path)
+    state["log_history"] = checked_log(path, "log_history", state.get("log_history"))
+    callbacks = state.get("stateful_callbacks", {})
+    if not isinstance(callbacks, dict):
+        raise damaged(path, "stateful_callbacks", callbacks, "an object")
+    for name, stored in callbacks.items():
+        if name.endswith("TempBalanceCallback") and isinstance(stored, dict):
+            arguments = stored.get("args")
+            settings = arguments.get("config") if isinstance(arguments, dict) else None
+            if not isinstance(settings, dict):
+                raise damaged(path, f"stateful_callbacks.{name}.args.config", settings, "an object")
+            state["settings"] = settings
     return state
 
 
-def _step_of(checkpoint: str | None) -> int | None:
-    return None if checkpoint is None else int(checkpoint.rpartition("-")[2])
+def _looks(path: Path) -> list[dict[str, Any]]:
+    try:
+        looks = read_history(path)
+    except RecursionError as error:
+        raise ValueError(f"{path} is damaged: a line is nested too deep.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: it is not text in UTF-8.") from error
+    check_looks(path, looks)
+    return looks
+
+
+def _step_of(checkpoint: Any) -> int | None:
+    """The step in a checkpoint's name; None where there is none."""
+    step = checkpoint.rpartition("-")[2] if isinstance(checkpoint, str) else ""
+    return int(step) if step.isascii() and step.isdigit() and len(step) < 16 else None

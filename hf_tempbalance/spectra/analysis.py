@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config import TempBalanceConfig
+from .blocks import depths
 from .eigenvalues import InFloat64, MatrixStack, squared_singular_values
-from .layers import Layer, describe, describe_layers, find_layers, mark_layers, unwrap
+from .layers import Exclusions, Layer, describe, describe_layers, find_layers, mark_layers, unwrap
 from .powerlaw import PowerLawFit, fit_power_laws
+from .spectrum import LayerSpectrum as LayerSpectrum
+from .spectrum import mean_of, summary, without_fit
 from .weights import Weight, as_stack
+from .windows import Windowing, whole_matrices
 
 
 # Eigenvalues of an n x n matrix against one multiplication of n x n matrices, in time: measured on CPUs, see
@@ -32,36 +36,39 @@ BATCH_BYTES = 64 << 20
 OBJECT_BYTES = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerSpectrum:
-    """What the spectrum of one layer says. Numbers that can't be computed are NaN.
+@dataclass(frozen=True)
+class Decomposition:
+    """The first two parts of a method: from a weight to the fits of its spectra.
 
-    Eigenvalues are those of W^T W, squared singular values of the weight; of a convolution, of its kernel
-    positions' matrices together, times ``conv_norm``.
+    Attributes:
+        matrices: a layer's stack of matrices (k, m, n) and its kind -> groups of matrices, one spectrum each.
+        factor: kind of a layer -> factor on its eigenvalues.
+        fit: ascending spectra of any lengths -> their fits; None where there are fewer than two eigenvalues.
+        quantile: share of a spectrum at which the tail starts; None where the fit chooses it.
+        needs_float64: whether a rounding error of float32 can change which start is chosen.
+        max_batch_bytes: as in `squared_singular_values`.
     """
 
-    name: str  # dotted module name
-    kind: str  # "linear", "conv2d", "conv1d", "conv_transpose2d", "embedding", "in_proj", "experts", ...
-    shape: tuple[int, ...]  # of the weight
-    num_eigenvalues: int  # before any zero filter
-    alpha: float  # exponent of the power-law tail
-    alpha_hat: float  # alpha * log10(largest eigenvalue); WeightWatcher's alpha_weighted
-    xmin: float  # eigenvalue at which the tail starts
-    D: float  # Kolmogorov-Smirnov distance between tail and fit
-    spectral_norm: float  # largest eigenvalue: the squared spectral norm
-    norm: float  # sum of the eigenvalues: the squared Frobenius norm
-    stable_rank: float  # sum / largest
-    entropy: float  # -sum p ln p / ln(number of eigenvalues above 0), p = eigenvalue / sum; 0 to 1
-    excluded_by: str | None  # the rule that keeps the layer at the schedule's rate
+    matrices: Callable[[MatrixStack, str], list[MatrixStack]]
+    factor: Callable[[str], float]
+    fit: Callable[[Sequence[Tensor]], list[PowerLawFit | None]]
+    quantile: float | None
+    needs_float64: bool
+    max_batch_bytes: int
 
-    @property
-    def is_tuned(self) -> bool:
-        """Whether the layer has a multiplier of its own: no rule excludes it."""
-        return self.excluded_by is None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as a dict of JSON types, except that numbers may be NaN or infinite."""
-        return {**asdict(self), "shape": list(self.shape)}
+    @classmethod
+    def of(cls, config: TempBalanceConfig) -> Decomposition:
+        """That of the settings."""
+        windows = Windowing.of(config)
+        return cls(
+            matrices=whole_matrices if windows is None else windows.groups,
+            factor=lambda kind: config.conv_norm if kind.startswith("conv") else 1.0,
+            fit=partial(_fits, config=config),
+            quantile=1 / config.xmin_pos if config.fit == "median" else None,
+            # The fullest bin of a histogram is another one as soon as a value crosses an edge.
+            needs_float64=config.fit in ("fix-finger", "xmin-peak"),
+            max_batch_bytes=config.max_batch_bytes,
+        )
 
 
 def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[LayerSpectrum]:
@@ -77,7 +84,7 @@ def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[L
     """
     config = config or TempBalanceConfig()
     layers, analysed = analysed_layers(model, config)
-    return in_order(layers, spectra_of(layers, dict.fromkeys(analysed, 0), 0, config))
+    return in_order(layers, spectra_of(layers, dict.fromkeys(analysed, 0), 0, Decomposition.of(config)))
 
 
 def analyze_weights(
@@ -93,13 +100,14 @@ def analyze_weights(
         ValueError: none of them has a spectrum.
     """
     config = config or TempBalanceConfig()
-    layers = mark_layers(weights, **layer_options(config))
+    layers = mark_layers(weights, Exclusions.of(config))
     if not any(layer.is_analysed for layer in layers):
         raise ValueError(f"There is nothing to analyse: {describe_layers(layers)}")
+    decomposition = Decomposition.of(config)
     for batch in _batches(layers):
-        stacks = {index: layer.weight.stack() for index, layer in enumerate(batch) if layer.is_analysed}
-        found = analyze_stacks(batch, stacks, config)
-        yield from (found.get(index) or (_layer_spectrum(layer), None) for index, layer in enumerate(batch))
+        analysed = [index for index, layer in enumerate(batch) if layer.is_analysed and config.metric != "depth"]
+        found = analyze_stacks(batch, {index: batch[index].weight.stack() for index in analysed}, decomposition)
+        yield from (found.get(index) or (summary(layer), None) for index, layer in enumerate(batch))
 
 
 def _batches(layers: list[Layer]) -> Iterator[list[Layer]]:
@@ -116,27 +124,17 @@ def _batches(layers: list[Layer]) -> Iterator[list[Layer]]:
 
 
 def analysed_layers(model: nn.Module, config: TempBalanceConfig) -> tuple[list[Layer], list[int]]:
-    """All layers, and the positions of those whose spectrum is computed."""
+    """All layers, and the positions of those whose spectrum is computed: none where the score is a layer's depth."""
     model = unwrap(model)
-    layers = find_layers(model, **layer_options(config))
+    layers = find_layers(model, Exclusions.of(config))
     analysed = [index for index, layer in enumerate(layers) if layer.is_analysed]
-    if not analysed:
+    if not analysed and not any(layer.is_pinned for layer in layers):
         raise ValueError(f"There is nothing to analyse: {describe(model, layers)}")
-    return layers, analysed
-
-
-def layer_options(config: TempBalanceConfig) -> dict[str, Any]:
-    """The arguments of `find_layers` that the settings have."""
-    return {
-        "exclude_first": config.exclude_first,
-        "exclude_last": config.exclude_last,
-        "min_eigenvalues": config.min_eigenvalues,
-        "embeddings": config.embeddings == "tune",
-    }
+    return layers, [] if config.metric == "depth" else analysed
 
 
 def spectra_of(
-    layers: list[Layer], owners: dict[int, int], rank: int, config: TempBalanceConfig
+    layers: list[Layer], owners: dict[int, int], rank: int, decomposition: Decomposition
 ) -> dict[int, LayerSpectrum]:
     """Position -> spectrum of the layers that this rank owns.
 
@@ -146,13 +144,13 @@ def spectra_of(
     mine = [index for index in owners if owners[index] == rank and not layers[index].weight.is_sharded]
     found, failure = {}, None
     try:
-        found = analyze_stacks(layers, {index: layers[index].weight.stack() for index in mine}, config)
+        found = analyze_stacks(layers, {index: layers[index].weight.stack() for index in mine}, decomposition)
     except Exception as error:  # noqa: BLE001  the other ranks need this one to gather the rest
         failure = error
     for index, whole in gathered(layers, owners, rank):
         if failure is None:
             try:
-                found |= analyze_stacks(layers, {index: as_stack(whole, layers[index].kind)}, config)
+                found |= analyze_stacks(layers, {index: as_stack(whole, layers[index].kind)}, decomposition)
             except Exception as error:  # noqa: BLE001  as above
                 failure = error
     if failure is not None:
@@ -177,13 +175,16 @@ def gathered(layers: list[Layer], owners: dict[int, int], rank: int) -> Iterator
 
 
 def in_order(layers: list[Layer], found: dict[int, LayerSpectrum]) -> list[LayerSpectrum]:
-    """Of every layer; without numbers where none were found."""
-    return [found.get(index) or _layer_spectrum(layer) for index, layer in enumerate(layers)]
+    """The spectrum of every layer, in registration order; all numbers of those that were not analysed are NaN."""
+    depth = depths([layer.name for layer in layers])
+    spectra = [found.get(index) or summary(layer) for index, layer in enumerate(layers)]
+    return [replace(spectrum, depth=depth[spectrum.name]) for spectrum in spectra]
 
 
 def cost_of(layer: Layer) -> float:
-    """Of one layer's decomposition, see `decomposition_cost`."""
-    return decomposition_cost(*layer.weight.stack_shape)
+    """The cost of one layer's decompositions, see `decomposition_cost`."""
+    spectra, matrices, rows, columns = layer.matrices
+    return decomposition_cost(spectra * matrices, rows, columns)
 
 
 def decomposition_cost(count: int, rows: int, columns: int) -> float:
@@ -193,20 +194,37 @@ def decomposition_cost(count: int, rows: int, columns: int) -> float:
 
 
 def analyze_stacks(
-    layers: list[Layer], stacks: Mapping[int, MatrixStack], config: TempBalanceConfig
+    layers: list[Layer], stacks: Mapping[int, MatrixStack], decomposition: Decomposition
 ) -> dict[int, tuple[LayerSpectrum, Tensor]]:
     """Position -> spectrum and ascending eigenvalues (float64, on the CPU, scaled) of the layers with these matrices.
 
     In float64 where float32 can't tell where the tail starts.
     """
-    if config.fit in ("fix-finger", "xmin-peak"):
-        # The fullest bin of a histogram is another one as soon as a value crosses an edge.
-        found = _analyze(layers, {index: InFloat64(stack) for index, stack in stacks.items()}, config)
+    if not stacks:
+        return {}
+    groups = {
+        (index, number): group
+        for index, stack in stacks.items()
+        for number, group in enumerate(decomposition.matrices(stack, layers[index].kind))
+    }
+    if decomposition.needs_float64:
+        found = _analyze(layers, {key: InFloat64(group) for key, group in groups.items()}, decomposition)
     else:
-        found = _analyze(layers, stacks, config)
-        unclear = [index for index in stacks if not _is_resolved(found[index][0], stacks[index])]
-        found |= _analyze(layers, {index: InFloat64(stacks[index]) for index in unclear}, config)
-    return {i: (_if_it_has_spread(spectrum, values, layers[i]), values) for i, (spectrum, values) in found.items()}
+        found = _analyze(layers, groups, decomposition)
+        unclear = [key for key in groups if not _is_resolved(found[key][0], groups[key])]
+        found |= _analyze(layers, {key: InFloat64(groups[key]) for key in unclear}, decomposition)
+    parts: dict[int, list[tuple[LayerSpectrum, Tensor]]] = {}
+    for index, number in groups:
+        spectrum, values = found[index, number]
+        parts.setdefault(index, []).append((_if_it_has_spread(spectrum, values, layers[index]), values))
+    return {index: _joined(of_layer) for index, of_layer in parts.items()}
+
+
+def _joined(parts: list[tuple[LayerSpectrum, Tensor]]) -> tuple[LayerSpectrum, Tensor]:
+    """One layer's spectra in one."""
+    if len(parts) == 1:
+        return parts[0]
+    return mean_of([spectrum for spectrum, _ in parts]), torch.cat([values for _, values in parts]).sort().values
 
 
 def _if_it_has_spread(spectrum: LayerSpectrum, eigenvalues: Tensor, layer: Layer) -> LayerSpectrum:
@@ -216,13 +234,12 @@ def _if_it_has_spread(spectrum: LayerSpectrum, eigenvalues: Tensor, layer: Layer
     eigenvalue were computed (float32 for half precision), and up to the eps of the dtype that the weight is stored in.
     """
     stored = layer.weight.tensor.dtype
-    side = min(layer.weight.stack_shape[1:])
+    side = min(layer.matrices.rows, layer.matrices.columns)
     computed = torch.finfo(torch.promote_types(stored, torch.float32)).eps * side**0.5
     error = COMPUTED_SPREAD * computed + STORED_SPREAD * torch.finfo(stored).eps
     tail = eigenvalues[(eigenvalues >= spectrum.xmin) & (eigenvalues > 0)]  # empty where nothing was fitted
-    if tail.numel() == 0 or tail[-1] - tail[0] > error * tail[-1]:
-        return spectrum
-    return replace(spectrum, alpha=math.nan, alpha_hat=math.nan, xmin=math.nan, D=math.nan)
+    has_spread = tail.numel() == 0 or tail[-1] - tail[0] > error * tail[-1]
+    return spectrum if has_spread else without_fit(spectrum)
 
 
 def _is_resolved(spectrum: LayerSpectrum, stack: MatrixStack) -> bool:
@@ -233,62 +250,28 @@ def _is_resolved(spectrum: LayerSpectrum, stack: MatrixStack) -> bool:
 
 
 def _analyze(
-    layers: list[Layer], stacks: Mapping[int, MatrixStack], config: TempBalanceConfig
-) -> dict[int, tuple[LayerSpectrum, Tensor]]:
-    found = squared_singular_values(list(stacks.values()), config.max_batch_bytes)
+    layers: list[Layer], groups: Mapping[tuple[int, int], MatrixStack], decomposition: Decomposition
+) -> dict[tuple[int, int], tuple[LayerSpectrum, Tensor]]:
+    """(Position of the layer, number of the group) -> summary and scaled eigenvalues of that group of matrices."""
+    found = squared_singular_values(list(groups.values()), decomposition.max_batch_bytes)
     # Few numbers: one copy is one synchronisation, and not every accelerator has float64.
-    pairs = zip(stacks, found, strict=True)
-    scaled = {index: _scaled(layers[index], values.cpu().double(), config) for index, values in pairs}
-    fits = _fits(scaled, config)
-    return {index: (_layer_spectrum(layers[index], scaled[index], fits.get(index)), scaled[index]) for index in scaled}
+    factors = [decomposition.factor(layers[index].kind) for index, _ in groups]
+    scaled = [values.cpu().double() * factor for values, factor in zip(found, factors, strict=True)]
+    fits = decomposition.fit(scaled)
+    return {
+        key: (summary(layers[key[0]], values, fitted, decomposition.quantile), values)
+        for key, values, fitted in zip(groups, scaled, fits, strict=True)
+    }
 
 
-def _fits(scaled: dict[int, Tensor], config: TempBalanceConfig) -> dict[int, PowerLawFit]:
-    """Position -> fit of the spectra with two eigenvalues or more."""
+def _fits(spectra: Sequence[Tensor], config: TempBalanceConfig) -> list[PowerLawFit | None]:
+    """The power laws of spectra of any lengths; None of those with fewer than two eigenvalues."""
     tails = {}
-    for index, values in scaled.items():
+    for index, values in enumerate(spectra):
         if config.filter_zeros and (values > config.zero_threshold).any():
             values = values[values > config.zero_threshold]
         if values.numel() >= 2:
             tails[index] = values
     fits = fit_power_laws(list(tails.values()), fit=config.fit, xmin_pos=config.xmin_pos, bins=config.bins)
-    return dict(zip(tails, fits, strict=True))
-
-
-def _layer_spectrum(
-    layer: Layer, eigenvalues: Tensor | None = None, fitted: PowerLawFit | None = None
-) -> LayerSpectrum:
-    """What is said of one layer with these (scaled) eigenvalues; NaN where there are none."""
-    if eigenvalues is None or eigenvalues.numel() == 0:
-        eigenvalues = torch.full((1,), torch.nan, dtype=torch.float64)
-    alpha = xmin = distance = math.nan
-    if fitted is not None:
-        alpha, xmin, distance = fitted.alpha.item(), fitted.xmin.item(), fitted.D.item()
-    largest, total = eigenvalues[-1].item(), eigenvalues.sum().item()
-    return LayerSpectrum(
-        name=layer.name,
-        kind=layer.kind,
-        shape=layer.shape,
-        num_eigenvalues=layer.num_eigenvalues,
-        alpha=alpha,
-        alpha_hat=alpha * math.log10(largest) if largest > 0 else math.nan,
-        xmin=xmin,
-        D=distance,
-        spectral_norm=largest,
-        norm=total,
-        stable_rank=total / largest if largest > 0 else math.nan,
-        entropy=_entropy(eigenvalues),
-        excluded_by=layer.excluded_by,
-    )
-
-
-def _scaled(layer: Layer, eigenvalues: Tensor, config: TempBalanceConfig) -> Tensor:
-    return eigenvalues * config.conv_norm if layer.kind.startswith("conv") else eigenvalues
-
-
-def _entropy(eigenvalues: Tensor) -> float:
-    """Shannon entropy of the eigenvalues as shares of their sum, over its largest possible value."""
-    share = eigenvalues[eigenvalues > 0] / eigenvalues.sum()
-    if not torch.isfinite(eigenvalues).all() or share.numel() == 0:
-        return math.nan
-    return 0.0 if share.numel() == 1 else (-(share * share.log()).sum() / math.log(share.numel())).item()
+    found = dict(zip(tails, fits, strict=True))
+    return [found.get(index) for index in range(len(spectra))]

@@ -1,26 +1,28 @@
-"""Which layers are analysed, which rule keeps a layer untuned, and which norm follows which layer."""
+"""Which layers a model has, and which rule keeps a layer untuned."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal
 
 from torch import nn
 
-from ..config import BatchNormRule
-from .weights import Weight, clean_name, find_weights
+from ..config import Embeddings, TempBalanceConfig
+from .blocks import block_of
+from .weights import Unreadable, Weight, find_weights
+from .windows import MatrixShape, Windowing
 
 
-# The reference knows BatchNorm2d alone; SyncBatchNorm is what it becomes under convert_sync_batchnorm.
-_BATCHNORM_OF = {
-    "conv1d": nn.BatchNorm1d,
-    "conv2d": (nn.BatchNorm2d, nn.SyncBatchNorm),
-    "conv3d": nn.BatchNorm3d,
-}
-_BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+Rule = (
+    Literal["not_a_layer", "adapter", "embedding", "excluded", "no_block", "first", "last", "min_eigenvalues"]
+    | Literal["frozen", "tied"]
+    | Unreadable
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +30,10 @@ class Layer:
     """A layer of a model: one matrix-shaped weight and the rule, if any, that keeps it untuned."""
 
     weight: Weight
-    excluded_by: str | None = None
+    matrices: MatrixShape  # that are decomposed
+    excluded_by: Rule | None = None
     is_vocabulary: bool = False  # of the shape of the model's largest embedding: a language model's head
+    is_pinned: bool = False  # tuned with the largest multiplier, without a spectrum
 
     @property
     def name(self) -> str:
@@ -48,9 +52,8 @@ class Layer:
 
     @property
     def num_eigenvalues(self) -> int:
-        """Matrices in the weight (kernel positions, experts) times the smaller side of one."""
-        count, rows, columns = self.weight.stack_shape
-        return count * min(rows, columns)
+        """Matrices in the weight (kernel positions, experts; windows) times the smaller side of one."""
+        return self.matrices.num_eigenvalues
 
     @property
     def is_tuned(self) -> bool:
@@ -60,9 +63,71 @@ class Layer:
     @property
     def is_analysed(self) -> bool:
         """Whether the spectrum is computed, tuned or not; a vocabulary's takes long and nobody asked for it."""
-        is_skipped = self.excluded_by in ("not_a_layer", "adapter", "embedding")
-        is_skipped |= self.is_vocabulary and self.excluded_by in ("last", "tied")
+        is_skipped = self.is_pinned or self.excluded_by in ("not_a_layer", "adapter", "embedding")
+        is_skipped |= self.is_vocabulary and self.excluded_by in ("excluded", "last", "tied")
         return self.weight.unreadable is None and not is_skipped
+
+
+@dataclass(frozen=True)
+class Exclusions:
+    """The settings that decide which layers are tuned; `find_layers` has the rules.
+
+    Attributes:
+        exclude_first, exclude_last, min_eigenvalues, exclude, embeddings: as in `TempBalanceConfig`.
+        needs_block: whether layers outside of numbered blocks are left out, as with ``unit="block"``.
+        windows: what is decomposed, and so how many eigenvalues a layer has; None for whole matrices.
+    """
+
+    exclude_first: bool = True
+    exclude_last: bool = True
+    min_eigenvalues: int = 50
+    exclude: tuple[str, ...] = ()
+    embeddings: Embeddings = "exclude"
+    needs_block: bool = False
+    windows: Windowing | None = None
+
+    @classmethod
+    def of(cls, config: TempBalanceConfig) -> Exclusions:
+        """Those of the settings."""
+        return cls(
+            exclude_first=config.exclude_first,
+            exclude_last=config.exclude_last,
+            min_eigenvalues=config.min_eigenvalues,
+            exclude=config.exclude,
+            embeddings=config.embeddings,
+            needs_block=config.unit == "block" and config.metric != "depth",
+            windows=Windowing.of(config),
+        )
+
+    def matrices_of(self, weight: Weight) -> MatrixShape:
+        """What of the weight is decomposed."""
+        if self.windows is None:
+            return MatrixShape(1, *weight.stack_shape)
+        return self.windows.shape(weight.kind, weight.stack_shape)
+
+    def counts(self, layer: Layer) -> bool:
+        """Whether it can be the first or the last layer of the model, whatever else excludes it."""
+        # An embedding is not what the reference means by the first layer, and an unreadable layer keeps its position.
+        if layer.kind in ("parameter", "embedding") or layer.weight.is_part_of_adapter:
+            return False
+        is_listed = self.windows is None or layer.kind.startswith("conv")
+        return is_listed or layer.num_eigenvalues >= self.min_eigenvalues
+
+    def rule_by_name(self, layer: Layer) -> Rule | None:
+        """ "embedding", "excluded" or "no_block", where that is what the settings say of this kind or name."""
+        if layer.kind == "embedding" and self.embeddings == "exclude":
+            return "embedding"
+        if any(fnmatchcase(layer.name, pattern) for pattern in self.exclude):
+            return "excluded"
+        return "no_block" if self.needs_block and block_of(layer.name) is None and not self.pins(layer) else None
+
+    def pins(self, layer: Layer) -> bool:
+        """Whether it is an embedding or a head that takes the largest multiplier."""
+        if self.embeddings != "largest" or layer.kind == "parameter":
+            return False
+        words = re.split(r"[._]", layer.name)
+        is_named_so = any(re.fullmatch("embed(s|ding|dings)?|heads?", word) for word in words)
+        return layer.kind == "embedding" or layer.is_vocabulary or is_named_so
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -87,92 +152,81 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def find_layers(
-    model: nn.Module,
-    *,
-    exclude_first: bool = True,
-    exclude_last: bool = True,
-    min_eigenvalues: int = 50,
-    embeddings: bool = False,
-) -> list[Layer]:
+def find_layers(model: nn.Module, exclusions: Exclusions | None = None) -> list[Layer]:
     """Every matrix-shaped weight in registration order, excluded ones marked with the name of the rule.
 
-    In this order: "not_a_layer" (a parameter that belongs to no known kind of layer), "adapter" (part of an adapter
-    that is not added to a weight), "uninitialized", "meta", "quantized", "dtype" (its numbers can't be read),
-    "embedding" (unless ``embeddings``). Then the rules of the reference, in its order: "first" marks the first layer
-    that no rule above has, "last" the last one that is left, and neither moves on to another; "min_eigenvalues" those
-    with fewer eigenvalues. Then ours: "frozen" (no weight of it is trained), "tied" (already met in another layer).
+    The first of `Rule` that applies, in this order: "not_a_layer" (a parameter that belongs to no known kind of
+    layer), "adapter" (part of an adapter that is not added to a weight), "uninitialized", "meta", "quantized", "dtype"
+    (its numbers can't be read), "embedding" (with ``embeddings="exclude"``), "excluded" (a pattern matches its name),
+    "no_block" (with ``unit="block"``, outside of numbered blocks).
+    Then the rules of the reference, in its order: "first" marks the first layer of the model, embeddings apart, "last"
+    the last one, and neither moves on to another where a rule above has it already; "min_eigenvalues" those with fewer
+    eigenvalues. Then ours: "frozen" (no weight of it is trained), "tied" (already met in another layer).
+
+    With windows, layers with too few eigenvalues are counted neither as first nor as last, as FARMS does, unless they
+    are convolutions.
+
+    With ``embeddings="largest"`` embeddings and the head (a layer of the vocabulary's shape, tied to it or not, or
+    with "embed" or "head" as a word of its name) are pinned: tuned, but not analysed, and none of the rules from
+    "first" on applies to them except "frozen". They take the largest multiplier of the tuned layers, and where these
+    are all excluded ``max_ratio``, which the balance room sees to.
     """
-    return mark_layers(
-        find_weights(model),
-        exclude_first=exclude_first,
-        exclude_last=exclude_last,
-        min_eigenvalues=min_eigenvalues,
-        embeddings=embeddings,
+    return mark_layers(find_weights(model), exclusions or Exclusions())
+
+
+def mark_layers(weights: Iterable[Weight], exclusions: Exclusions) -> list[Layer]:
+    """The layers of these weights, by the rules of `find_layers`."""
+    weights = list(weights)
+    tables = [weight.shape for weight in weights if weight.kind == "embedding"]
+    vocabulary = max(tables, key=math.prod, default=None)
+    layers = [Layer(w, exclusions.matrices_of(w), is_vocabulary=w.shape == vocabulary) for w in weights]
+    counted = [layer for layer in layers if exclusions.counts(layer)]
+    first = counted[0] if counted and exclusions.exclude_first else None
+    last = counted[-1] if counted and exclusions.exclude_last else None
+    met: set[int] = set()
+    marked = []
+    for layer in layers:
+        is_pinned = exclusions.pins(layer)
+        rule = _intrinsic_rule(layer) or exclusions.rule_by_name(layer)
+        if rule is None and not is_pinned:
+            if layer is first or layer is last:
+                rule = "first" if layer is first else "last"
+            elif layer.num_eigenvalues < exclusions.min_eigenvalues:
+                rule = "min_eigenvalues"
+        if rule is None and not layer.weight.is_trained:
+            rule = "frozen"
+        if rule is None and not is_pinned and id(layer.weight.tensor) in met:
+            rule = "tied"
+        if isinstance(layer.weight.tensor, nn.Parameter):  # not one that a parametrization computes at each access
+            met.add(id(layer.weight.tensor))
+        marked.append(replace(layer, excluded_by=rule, is_pinned=is_pinned and rule is None))
+    return marked
+
+
+def check_windows(layers: list[Layer], exclusions: Exclusions) -> None:
+    """That windows have a use: one of full size fits into a layer that is tuned; into the others smaller ones go.
+
+    Raises:
+        ValueError: none fits.
+    """
+    windows = exclusions.windows
+    tuned = [layer for layer in layers if layer.is_tuned and not layer.is_pinned]
+    if windows is None or not tuned or any(windows.fits(layer.kind, layer.weight.stack_shape) for layer in tuned):
+        return
+    largest = max(tuned, key=lambda layer: min(layer.weight.stack_shape[1:]))
+    _, rows, columns = largest.weight.stack_shape
+    raise ValueError(
+        f"window_rows={windows.rows} with window_aspect={windows.aspect} makes windows of {windows.rows} x "
+        f"{int(windows.rows * windows.aspect)}, and no tuned layer has a matrix that large; {largest.name} has "
+        f"{rows} x {columns}. Make it smaller, or 0 for whole matrices."
     )
 
 
-def mark_layers(
-    weights: Iterable[Weight], *, exclude_first: bool, exclude_last: bool, min_eigenvalues: int, embeddings: bool
-) -> list[Layer]:
-    """The layers of these weights, by the rules of `find_layers`."""
-    weights = list(weights)
-    # An embedding is not what the reference means by the first layer, and an unreadable layer keeps its position.
-    positions = [w for w in weights if w.kind not in ("parameter", "embedding") and not w.is_part_of_adapter]
-    first = positions[0] if positions and exclude_first else None
-    last = positions[-1] if positions and exclude_last else None
-    met: set[int] = set()
-    embeddings_found = [weight.shape for weight in weights if weight.kind == "embedding"]
-    vocabulary = max(embeddings_found, key=math.prod, default=None)
-    layers = []
-    for weight in weights:
-        layer = Layer(weight)
-        rule = None
-        if weight.kind == "parameter" and not weight.is_part_of_adapter:
-            rule = "not_a_layer"
-        elif weight.is_part_of_adapter:
-            rule = "adapter"
-        elif weight.unreadable is not None:
-            rule = weight.unreadable
-        elif weight.kind == "embedding" and not embeddings:
-            rule = "embedding"
-        elif weight is first or weight is last:
-            rule = "first" if weight is first else "last"
-        elif layer.num_eigenvalues < min_eigenvalues:
-            rule = "min_eigenvalues"
-        elif not weight.is_trained:
-            rule = "frozen"
-        elif id(weight.tensor) in met:
-            rule = "tied"
-        if isinstance(weight.tensor, nn.Parameter):  # not one that a parametrization computes anew at each access
-            met.add(id(weight.tensor))
-        layers.append(Layer(weight, rule, is_vocabulary=weight.shape == vocabulary))
-    return layers
-
-
-def find_followers(
-    model: nn.Module, layers: list[Layer], *, batchnorm: BatchNormRule = "name", layernorm: bool = False
-) -> dict[str, str]:
-    """Norm name -> name of the layer whose multiplier it takes. Norms without a layer are absent.
-
-    batchnorm "name": the convolution or linear layer whose full name is the norm's with every "bn" replaced by "conv".
-    "order": the convolution of as many dimensions registered just before it, no other BatchNorm between. layernorm:
-    the linear layer registered just before it, no other such norm between, which is not always the one it feeds.
-    """
-    followers: dict[str, str] = {}
-    modules = {clean_name(name): module for name, module in model.named_modules()}
-    kind_of = {layer.name: layer.kind for layer in layers}
-    if batchnorm == "name":
-        for name, module in modules.items():
-            target = name.replace("bn", "conv")
-            if isinstance(module, _BATCHNORMS) and kind_of.get(target) in ("linear", *_BATCHNORM_OF):
-                followers[name] = target
-    elif batchnorm == "order":
-        for kind, norms in _BATCHNORM_OF.items():
-            followers |= _follow_in_order(modules, kind_of, kind, partial(_is_one_of, norms))
-    if layernorm:
-        followers |= _follow_in_order(modules, kind_of, "linear", _is_layernorm)
-    return followers
+def _intrinsic_rule(layer: Layer) -> Rule | None:
+    """What keeps a layer untuned whatever the settings are."""
+    if layer.weight.is_part_of_adapter:
+        return "adapter"
+    return "not_a_layer" if layer.kind == "parameter" else layer.weight.unreadable
 
 
 def describe(model: nn.Module, layers: list[Layer]) -> str:
@@ -188,27 +242,3 @@ def describe_layers(layers: list[Layer]) -> str:
     """Why each of these layers was excluded."""
     rows = (f"{layer.name or '(the model itself)'} {layer.shape}: {layer.excluded_by}" for layer in layers)
     return "each layer is excluded by a rule\n  " + "\n  ".join(rows)
-
-
-def _is_one_of(kinds: type | tuple[type, ...], module: nn.Module) -> bool:
-    return isinstance(module, kinds)
-
-
-def _is_layernorm(module: nn.Module) -> bool:
-    # transformers has an RMSNorm class of its own for each architecture, none derived from torch's.
-    return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
-
-
-def _follow_in_order(
-    modules: dict[str, nn.Module], kind_of: dict[str, str], kind: str, is_norm: Callable[[nn.Module], bool]
-) -> dict[str, str]:
-    followers: dict[str, str] = {}
-    before: str | None = None  # the layer just before; None after a norm, and at the start, where the reference raises
-    for name, module in modules.items():
-        if kind_of.get(name) == kind:
-            before = name
-        elif is_norm(module):
-            if before is not None:
-                followers[name] = before
-            before = None
-    return followers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -108,13 +108,30 @@ def _right_aligned(spectrum: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(spectrum, (width - len(spectrum), 0), value=1.0)
 
 
+class _Batch(NamedTuple):
+    """Spectra of different lengths with their largest values last; L of them, N the length of the longest."""
+
+    values: Tensor  # (L, N)
+    logs: Tensor  # of the values
+    relative: Tensor  # logs less those of the largest value; NaN where a spectrum is not finite
+    alpha: Tensor  # exponent of the tail that starts there
+    is_real: Tensor  # False in front of a shorter spectrum
+    first: Tensor  # (L,) where each begins
+    sizes: list[int]
+
+    @property
+    def rows(self) -> Tensor:
+        """0 ... L-1."""
+        return torch.arange(len(self.values), device=self.values.device)
+
+
 def _fit(spectra: list[Tensor], fit: Fit, xmin_pos: float, bins: int) -> PowerLawFit:
     """Of some spectra, the longest first; each field (L,)."""
     values = torch.stack([_right_aligned(spectrum, len(spectra[0])) for spectrum in spectra])
-    sizes = torch.tensor([len(spectrum) for spectrum in spectra], device=values.device)
-    rows, width = torch.arange(len(values), device=values.device), values.shape[1]
+    sizes = [len(spectrum) for spectrum in spectra]
+    width = values.shape[1]
     positions = torch.arange(width, device=values.device)
-    first = width - sizes
+    first = width - torch.tensor(sizes, device=values.device)
     is_real = positions >= first.unsqueeze(1)
     is_finite = (torch.isfinite(values) | ~is_real).all(1)
     logs = values.log()
@@ -122,31 +139,63 @@ def _fit(spectra: list[Tensor], fit: Fit, xmin_pos: float, bins: int) -> PowerLa
     relative = (logs - logs[:, -1:]).where(is_finite.unsqueeze(1), torch.nan)
     n = width - positions
     alpha = 1 + n / (relative.flip(1).cumsum(1).flip(1) - n * relative)
-    if fit == "median":
-        start = first + torch.tensor([int(len(spectrum) / xmin_pos) for spectrum in spectra], device=values.device)
-        distance = _distances(relative, alpha, rows, start, positions)
-        chosen = alpha[rows, start]
-    else:
-        allowed = is_real & _candidates(values, is_real, fit, bins)
-        allowed[:, -1] = False  # a tail of one value has no exponent
-        start, distance = _scan(relative, alpha, allowed)
-        start = start.where(distance < 1, first)
-        chosen = alpha[rows, start]
-        # What was never evaluated: see fit_power_law.
-        nothing = (distance == 1) & ~allowed[rows, first]
-        chosen = chosen.where(~nothing, torch.nan)
-        if fit == "fix-finger":
-            chosen = chosen.where(~(nothing & torch.isfinite(logs[:, -1])), 0.0)
-    return PowerLawFit(chosen, values[rows, start], distance, start - first)
+    batch = _Batch(values, logs, relative, alpha, is_real, first, sizes)
+    start, chosen, distance = FITS[fit](batch, xmin_pos, bins)
+    return PowerLawFit(chosen, values[batch.rows, start], distance, start - first)
 
 
-def _candidates(values: Tensor, is_real: Tensor, fit: Fit, bins: int) -> Tensor:
-    """Where a tail may start, (L, N)."""
-    if fit == "goodness-of-fit":
-        return torch.ones_like(is_real)
-    peak = _histogram_peaks(values, is_real, bins).unsqueeze(1)
-    lowest = torch.log10(0.95 * peak) if fit == "fix-finger" else 0.95 * peak
-    return (values >= lowest) & (values <= 1.5 * peak)
+def _median(batch: _Batch, xmin_pos: float, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """At index N / xmin_pos."""
+    index = torch.tensor([int(size / xmin_pos) for size in batch.sizes], device=batch.values.device)
+    start = batch.first + index
+    return (
+        start,
+        batch.alpha[batch.rows, start],
+        _distances(batch.relative, batch.alpha, batch.rows, start, _all(batch)),
+    )
+
+
+def _goodness_of_fit(batch: _Batch, xmin_pos: float, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where D is smallest."""
+    return _best(batch, torch.ones_like(batch.is_real))
+
+
+def _fix_finger(batch: _Batch, xmin_pos: float, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where D is smallest up to 1.5 times the histogram's peak, as the reference codes it."""
+    peak = _histogram_peaks(batch.values, batch.is_real, bins).unsqueeze(1)
+    is_near = (batch.values >= torch.log10(0.95 * peak)) & (batch.values <= 1.5 * peak)
+    start, chosen, distance = _best(batch, is_near)
+    is_never = (distance == 1) & ~is_near[batch.rows, batch.first] & torch.isfinite(batch.logs[:, -1])
+    return start, chosen.where(~is_never, 0.0), distance
+
+
+def _xmin_peak(batch: _Batch, xmin_pos: float, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where D is smallest between 0.95 and 1.5 times the histogram's peak."""
+    peak = _histogram_peaks(batch.values, batch.is_real, bins).unsqueeze(1)
+    return _best(batch, (batch.values >= 0.95 * peak) & (batch.values <= 1.5 * peak))
+
+
+# Name -> how the start of the tail is chosen: start, exponent and D of each spectrum.
+FITS: dict[str, Callable[[_Batch, float, int], tuple[Tensor, Tensor, Tensor]]] = {
+    "median": _median,
+    "goodness-of-fit": _goodness_of_fit,
+    "fix-finger": _fix_finger,
+    "xmin-peak": _xmin_peak,
+}
+
+
+def _all(batch: _Batch) -> Tensor:
+    return torch.arange(batch.values.shape[1], device=batch.values.device)
+
+
+def _best(batch: _Batch, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The candidate, (L, N), with the smallest D. What was never evaluated is NaN: see `fit_power_law`."""
+    allowed = batch.is_real & candidates
+    allowed[:, -1] = False  # a tail of one value has no exponent
+    start, distance = _scan(batch.relative, batch.alpha, allowed)
+    start = start.where(distance < 1, batch.first)
+    is_never = (distance == 1) & ~allowed[batch.rows, batch.first]
+    return start, batch.alpha[batch.rows, start].where(~is_never, torch.nan), distance
 
 
 def _histogram_peaks(values: Tensor, is_real: Tensor, bins: int) -> Tensor:

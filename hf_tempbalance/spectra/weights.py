@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
+Unreadable = Literal["uninitialized", "meta", "quantized", "dtype"]
 _KINDS: dict[type[nn.Module], str] = {
     nn.Linear: "linear",
     nn.Conv1d: "conv1d",
@@ -65,7 +67,7 @@ class Weight:
         return (math.prod(shape[2:]), *shape[:2]) if len(shape) > 1 else (0, 0, 0)
 
     @property
-    def unreadable(self) -> str | None:
+    def unreadable(self) -> Unreadable | None:
         """Why its numbers have no spectrum: "uninitialized", "meta", "quantized" or "dtype"; None if they have."""
         if isinstance(self.tensor, nn.UninitializedParameter):
             return "uninitialized"
@@ -121,7 +123,7 @@ class MergedStack:
         self.weight = weight
         self.shape, self.dtype, self.device = weight.stack_shape, weight.tensor.dtype, weight.tensor.device
 
-    def __getitem__(self, k: int) -> Tensor:
+    def __getitem__(self, k: int | slice) -> Tensor:
         return as_stack(self.weight.whole(), self.weight.kind)[k]
 
 

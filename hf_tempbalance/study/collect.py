@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..runs.results import RESULTS_NAME, accuracies, read_results
-from .plan import Run, Study, Tuning
-from .runner import RUNS_NAME, STUDY_NAME, choose, has_ended
+from .plan import Run, Study
+from .runner import RUNS_NAME, choose, has_ended
+from .study_file import read_study
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,8 @@ def collect(folder: Path) -> Collected:
             measured[run.name] = _measured(run, read_results(folder / RUNS_NAME / run.name))
         except FileNotFoundError:
             left_out[run.name] = "it has not been run"
-        except (ValueError, KeyError, TypeError) as error:
-            left_out[run.name] = (
-                str(error) if isinstance(error, ValueError) else f"{RESULTS_NAME} is damaged: {error!r}"
-            )
+        except (ValueError, OSError) as error:
+            left_out[run.name] = str(error)
 
     for run in study.trials():
         measure(run)
@@ -87,46 +85,31 @@ def collect(folder: Path) -> Collected:
     )
 
 
-def read_study(folder: Path) -> Study:
-    """The study that a folder belongs to."""
-    path = folder / STUDY_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))["study"]
-        tune = content["tune"]
-        return Study(
-            name=content["name"],
-            train=content["train"],
-            axes=content["axes"],
-            seeds=tuple(content["seeds"]),
-            baseline=content["baseline"],
-            cells=tuple((where, options) for where, options in content["cells"]),
-            tune=tune and Tuning(tune["option"], tuple(tune["values"]), tuple(tune["seeds"])),
-        )
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{folder} has no {STUDY_NAME}; it is not the output folder of a study.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}.") from error
-
-
 def _measured(run: Run, results: dict[str, Any]) -> Measured:
     if results["status"] != "finished":
         error = f": {results['error']}" if "error" in results else ""
         raise ValueError(f"it has not finished (status: {results['status']}{error})")
-    seed = results["environment"]["seed"]
-    if seed != run.seed:
+    machine = results.get("environment", {})
+    if (seed := machine.get("seed")) != run.seed:
         raise ValueError(f"{RESULTS_NAME} is of another run: its seed is {seed} and not {run.seed}")
     test, held_out = accuracies(results), dict(accuracies(results, "validation"))
     if not test:
         raise ValueError("it has no evaluation on the test split")
+    missing = [name for name in ("seconds", "tempbalance_seconds", "layers") if name not in results]
+    missing += [f"environment.{name}" for name in ("device", "threads", "commit", "dirty") if name not in machine]
+    if missing:
+        raise ValueError(f"{RESULTS_NAME} is damaged: it has no {missing[0]}")
+    if not isinstance(machine.get("versions"), dict) or not isinstance(machine["commit"], str | None):
+        raise ValueError(f"{RESULTS_NAME} is damaged: its environment is not what a run writes")
     return Measured(
         run=run,
         last=test[-1][1],
         best=max(accuracy for _, accuracy in test),
-        chosen=dict(test)[max(held_out, key=held_out.__getitem__)] if held_out else float("nan"),
+        chosen=dict(test).get(max(held_out, key=held_out.__getitem__, default=-1.0), float("nan")),
         held_out=list(held_out.values())[-1] if held_out else float("nan"),
         seconds=float(results["seconds"]),
         tempbalance_seconds=float(results["tempbalance_seconds"]),
         curve=test,
         layers=results["layers"],
-        environment=results["environment"],
+        environment=machine,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..runs.history import HISTORY_NAME, read_history
-from ..runs.plots import limits, plot_history
+from ..runs.plots import as_text, limits, plot_history
 from .collect import Collected, Measured
 from .runner import RUNS_NAME
 from .statistics import interval
@@ -42,10 +42,10 @@ def plot_curves(collected: Collected) -> Figure:
             values = [interval([100 * curve[epoch] for curve in curves]) for epoch in epochs]
             line, _ = STYLES[number % len(STYLES)]
             colour = COLOURS[number % len(COLOURS)]
-            label = f"{method} ({len(runs)} {'run' if len(runs) == 1 else 'runs'})"
+            label = f"{as_text(method)} ({len(runs)} {'run' if len(runs) == 1 else 'runs'})"
             ax.plot(epochs, [v.mean for v in values], linestyle=line, color=colour, label=label)
             ax.fill_between(epochs, [v.low for v in values], [v.high for v in values], color=colour, alpha=0.15)
-        ax.set(title=group, xlabel="epoch", ylabel="test accuracy, %")
+        ax.set(title=as_text(group), xlabel="epoch", ylabel="test accuracy, %")
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8, loc="lower right")
     return figure
@@ -68,9 +68,9 @@ def plot_seeds(collected: Collected) -> Figure:
         for points in by_seed.values():
             ax.plot(*zip(*points, strict=True), color="0.7", linewidth=0.8, zorder=1)
             ax.plot(*zip(*points, strict=True), "o", color="#0072b2", markersize=4, zorder=2)
-        ax.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8)
+        ax.set_xticks(range(len(names)), list(map(as_text, names)), rotation=20, ha="right", fontsize=8)
         ax.set_xlim(-0.5, len(names) - 0.3)
-        ax.set(title=group, ylabel="last test accuracy, %")
+        ax.set(title=as_text(group), ylabel="last test accuracy, %")
         ax.grid(alpha=0.3, axis="y")
     return figure
 
@@ -87,8 +87,8 @@ def plot_alphas(collected: Collected) -> Figure:
             spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(values))
             ax.plot(position + spread, values, ".", color="0.55", markersize=3)
             ax.hlines(np.median(values), position - 0.3, position + 0.3, color="black", linewidth=2)
-        ax.set_xticks(range(len(columns)), [name for name, _ in columns], rotation=20, ha="right", fontsize=8)
-        ax.set(title=group, ylabel="alpha of a layer that can be tuned")
+        ax.set_xticks(range(len(columns)), [as_text(name) for name, _ in columns], rotation=20, ha="right", fontsize=8)
+        ax.set(title=as_text(group), ylabel="alpha of a layer that can be tuned")
         ax.grid(alpha=0.3, axis="y")
     return figure
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from ..files import masked, read_json, write_json, write_whole
 from ..runs.history import HISTORY_NAME
 from ..runs.results import RESULTS_NAME
 from .collect import collect
-from .runner import RUNS_NAME, STUDY_NAME
+from .runner import RUNS_NAME
+from .study_file import STUDY_NAME, read_study
+
+
+WHOLE = re.compile(r"(/|~|file://|[A-Za-z]:[/\\]|\\\\)")  # a value that is a path, also one with spaces
+INSIDE = re.compile(r"(?<![\w.:/~-])~?(/[\w.@+-]+){2,}/?")  # a path in a text; no address of the web
 
 
 def publish(source: Path, target: Path) -> None:
     """Copy study.json, every run's results.json, and the history of the first seed of each cell.
 
-    Checkpoints stay where they are. In results.json the paths of the machine are cut to their last part.
+    Checkpoints stay where they are. In both files paths of the machine are cut to their last part, secrets masked.
 
     Raises:
         FileNotFoundError: ``source`` is not a study's folder.
@@ -24,26 +31,35 @@ def publish(source: Path, target: Path) -> None:
     """
     collected = collect(source)
     kept = target / STUDY_NAME
-    if kept.is_file() and kept.read_bytes() != (source / STUDY_NAME).read_bytes():
+    if kept.is_file() and read_study(target).version != collected.study.version:
         raise ValueError(f"{target} has another study, or another version of this one. Use another folder.")
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / STUDY_NAME, kept)
+    write_json(kept, _public(source / STUDY_NAME))
     with_history = {
         tuple(cell.values()): runs[0] for cell in collected.study.combinations() if (runs := collected.of(cell))
     }
     for one in (*collected.trials, *collected.finals):
         folder = target / RUNS_NAME / one.run.name
         folder.mkdir(parents=True, exist_ok=True)
-        results = json.loads((source / RUNS_NAME / one.run.name / RESULTS_NAME).read_text(encoding="utf-8"))
-        (folder / RESULTS_NAME).write_text(json.dumps(_without_paths(results)) + "\n", encoding="utf-8")
+        results = _public(source / RUNS_NAME / one.run.name / RESULTS_NAME)
+        write_whole(folder / RESULTS_NAME, json.dumps(results) + "\n")
         history = source / RUNS_NAME / one.run.name / HISTORY_NAME
         if history.is_file() and with_history.get(tuple(one.run.cell.values())) is one:
             shutil.copyfile(history, folder / HISTORY_NAME)
 
 
-def _without_paths(value: Any) -> Any:
+def _public(path: Path) -> Any:
+    return without_paths(masked(read_json(path)))
+
+
+def without_paths(value: Any) -> Any:
+    """The same JSON value; each path from the root, the home folder or a drive is cut to its last part."""
     if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items()}
+        return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+        return [without_paths(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if WHOLE.match(value):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return INSIDE.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], value)

@@ -64,7 +64,7 @@ def _row(collected: Collected, cell: dict[str, str]) -> Row:
         chosen=interval([100 * m.chosen for m in found]),
         difference=difference,
         seconds=interval([m.seconds for m in found]),
-        share=interval([100 * m.tempbalance_seconds / m.seconds for m in found]),
+        share=interval([100 * m.tempbalance_seconds / m.seconds if m.seconds else math.nan for m in found]),
     )
 
 
@@ -207,12 +207,14 @@ def _machines(found: list[Measured]) -> list[str]:
 
 
 def _markdown_table(names: list[str], body: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *body)]
+    rows_of_text = [[cell.replace("|", "\\|") for cell in row] for row in (names, ["---"] * len(names), *body)]
+    return ["| " + " | ".join(row) + " |" for row in rows_of_text]
 
 
 def _tex(text: str) -> str:
-    for character in "&%#_{}":
+    for character in "&%#_{}$":
         text = text.replace(character, f"\\{character}")
+    text = text.replace("~", r"\~{}").replace("^", r"\^{}")
     return text.replace("+-", r"$\pm$")
 
 

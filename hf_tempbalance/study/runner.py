@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import json
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,12 +18,14 @@ from typing import Any, Protocol
 
 import yaml
 
+from ..files import masked, write_json, write_whole
 from ..runs.checkpoints import last_complete_checkpoint
+from ..runs.output import locked
 from ..runs.results import RESULTS_NAME, accuracies, read_results, write_results
 from .plan import Run, Study, matching
+from .study_file import STUDY_NAME, read_study
 
 
-STUDY_NAME = "study.json"
 RUNS_NAME = "runs"
 POLL_SECONDS = 1.0
 
@@ -42,7 +42,7 @@ class Progress(Protocol):
 
 @dataclass
 class Outcome:
-    """How many runs there were, and the errors of those that failed."""
+    """How many runs there were, and the errors of those that failed or were interrupted."""
 
     finished: int
     failed: dict[str, str]
@@ -56,38 +56,19 @@ def claim(study: Study, folder: Path) -> None:
     """
     path = folder / STUDY_NAME
     if path.is_file():
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            version, settings = kept["version"], kept["study"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}). Use another --output_dir.") from error
-        if version != study.version:
-            ours = study.to_dict()
-            differing = [key for key in ours if settings.get(key) != ours[key]] or sorted(settings.keys() - ours)
+        kept = read_study(folder)
+        if kept.version != study.version:
+            theirs, ours = kept.to_dict(), study.to_dict()
+            differing = [key for key in ours if theirs[key] != ours[key]] or ["what older versions kept"]
             raise ValueError(
-                f"{folder} belongs to study {settings.get('name')!r}, version {version}, and this is {study.name!r}, "
+                f"{folder} belongs to study {kept.name!r}, version {kept.version}, and this is {study.name!r}, "
                 f"version {study.version}; they differ in {', '.join(differing)}. Use another --output_dir."
             )
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} has files and no {STUDY_NAME}: it belongs to something else. Use an empty folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps({"version": study.version, "study": study.to_dict()}, indent=2) + "\n")
-    draft.replace(path)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Keep a second runner out of the folder, as long as this one or any process that it started is alive."""
-    import fcntl
-
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"{folder} is being run already. Wait until that has ended, or stop it.") from error
-        yield file.fileno()
+    write_json(path, {"version": study.version, "study": study.to_dict()})
 
 
 def result_of(folder: Path, run: Run) -> dict[str, Any] | None:
@@ -192,20 +173,30 @@ class Runner:
 
     def wanted(self) -> list[Run]:
         """The runs that are known now: trials, and the runs of cells whose value has been chosen."""
-        chosen = choose(self.study, self.folder, has_ended=self._is_over)
+        chosen = choose(self.study, self.folder, has_ended=self._counts)
         runs = {run.name: run for run in (*self.study.trials(), *self.study.finals(chosen))}
         return [run for run in runs.values() if self.only is None or fnmatch(run.name, self.only)]
 
     def _is_over(self, run: Run) -> bool:
         return run.name in self.ended or (run.name not in self.running and is_finished(self.folder, run))
 
+    def _counts(self, run: Run) -> bool:
+        """Whether the run is over and was not interrupted: a value is not chosen before all its trials are there."""
+        result = result_of(self.folder, run) if self._is_over(run) else None
+        return result is not None and result["status"] != "interrupted"
+
     def _start(self, run: Run, lock: int) -> subprocess.Popen:
         target = self.folder / RUNS_NAME / run.name
         target.mkdir(parents=True, exist_ok=True)
-        options = run.options | {"output_dir": str(target), "disable_tqdm": True}
-        (target / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
-        command = [*self.command, "--config", str(target / "config.yaml")]
-        if last_complete_checkpoint(target)[0] is not None:
+        resumes = last_complete_checkpoint(target)[0] is not None
+        options = run.options | {"output_dir": str(target), "disable_tqdm": True, "overwrite_output_dir": not resumes}
+        secrets = {key: value for key, value in options.items() if masked({key: value}) != {key: value}}
+        kept = {key: value for key, value in options.items() if key not in secrets}
+        write_whole(target / "config.yaml", yaml.safe_dump(masked(kept), sort_keys=False))
+        # Everybody can read a command line and the file; the environment is the user's own.
+        tokens = {"HF_TOKEN": str(secrets["hub_token"])} if "hub_token" in secrets else {}
+        command = [*self.command, "--config", str(target / "config.yaml"), "--debug"]  # log.txt has the traceback
+        if resumes:
             command += ["--resume_from_checkpoint", "last"]
         threads = max((os.cpu_count() or 1) // self.jobs, 1)
         with (target / "log.txt").open("ab") as log:
@@ -213,7 +204,7 @@ class Runner:
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)} | tokens,
                 pass_fds=[lock],
                 preexec_fn=_die_with_parent,
             )
@@ -226,8 +217,8 @@ class Runner:
             self.ended.add(run.name)
             if process.returncode != 0:
                 target = self.folder / RUNS_NAME / run.name
-                result = result_of(self.folder, run) or {"config": run.options}
-                if result.get("status") != "failed":
+                result = result_of(self.folder, run) or {"config": masked(run.options)}
+                if result.get("status") not in ("failed", "interrupted"):
                     lines = (target / "log.txt").read_text(errors="replace").strip().splitlines()
                     error = f"exit code {process.returncode}: {lines[-1] if lines else 'no output'}"
                     write_results(target, result | {"status": "failed", "error": error})
@@ -237,7 +228,7 @@ class Runner:
         """Epochs of these runs that are done, and all of them."""
         done = total = 0.0
         for run in wanted:
-            epochs = float(run.options.get("num_train_epochs", 1))
+            epochs = float(run.options.get("num_train_epochs") or 1)
             total += epochs
             if self._is_over(run):
                 done += epochs
@@ -248,9 +239,9 @@ class Runner:
     def _outcome(self) -> Outcome:
         results = {run.name: result_of(self.folder, run) for run in self.wanted()}
         failed = {
-            name: result.get("error", "")
+            name: result.get("error", result["status"])
             for name, result in results.items()
-            if result and result["status"] == "failed"
+            if result and result["status"] in ("failed", "interrupted")
         }
         return Outcome(
             sum(result is not None and result["status"] == "finished" for result in results.values()), failed

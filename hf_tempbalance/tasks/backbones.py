@@ -303,7 +303,11 @@ def check_architecture(architecture: str) -> None:
     """Raise ValueError where timm's registry, with this file's networks, has no such name; it has the nearest ones."""
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        raise ValueError(f"architecture={architecture!r} is not in timm's registry. Near are: {', '.join(near)}.")
+        hint = f"Near are: {', '.join(near)}." if near else "timm.list_models() has all names."
+        raise ValueError(f"architecture={architecture!r} is not in timm's registry. {hint}")
+    name, _, tag = architecture.partition(".")
+    if tag and architecture not in timm.list_pretrained(f"{name}.*"):
+        raise ValueError(f"architecture={architecture!r}: timm has no such weights; the name alone is {name!r}.")
 
 
 def create_image_classifier(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
+from datasets.exceptions import DatasetsError
 from torch import Tensor
 
 
@@ -207,12 +208,13 @@ def load_images(
         seed: of the subsets, the held-out images and the augmentation.
 
     Raises:
-        FileNotFoundError: the path or the Hub id can't be read.
-        ValueError: a column or split is missing (the message names those there are), images differ in size, or a
-            number is out of range.
+        FileNotFoundError: there is no such path and no such Hub id.
+        ValueError: the path can't be read, a column or split is missing (the message names those there are), images
+            differ in size, or a number is out of range.
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction={validation_fraction} is not allowed: it must be from 0 to below 1.")
+    _checked("image_size", image_size, 1)
     source = replace(SOURCES.get(dataset, Source(dataset)), **(overrides or {}))
     if source.path == "digits":
         (train, test), class_names = _digits(), [str(digit) for digit in range(10)]
@@ -258,11 +260,16 @@ class _Split:
             images = self.images[torch.from_numpy(indices)]
             return images if image_size is None else _resized(images, image_size)
         decoded = []
-        for image in self.rows.select(indices)[self.image_column]:
-            image = image.convert("RGB")
-            if image_size is not None and image.size != (image_size, image_size):
-                image = image.resize((image_size, image_size))
-            decoded.append(np.asarray(image))
+        try:
+            for image in self.rows.select(indices)[self.image_column]:
+                image = image.convert("RGB")
+                if image_size is not None and image.size != (image_size, image_size):
+                    image = image.resize((image_size, image_size))
+                decoded.append(np.asarray(image))
+        except OSError as error:  # PIL's, which names no file
+            raise ValueError(
+                f"row {indices[len(decoded)]} of a split has no image that can be read: {error}"
+            ) from error
         sizes = sorted({array.shape[1::-1] for array in decoded})
         if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
             raise ValueError(
@@ -302,7 +309,14 @@ def _open(source: Source) -> tuple[tuple[_Split, _Split], list[str]]:
             splits = load_dataset(str(path))
         else:
             splits = load_dataset(source.path, source.config)
-    except (ConnectionError, FileNotFoundError) as error:
+    except (DatasetsError, ValueError, OSError) as error:
+        if path.exists():
+            raise ValueError(
+                f"dataset={source.path!r} can't be read: {error}. It must be a parquet file, or a folder of them or "
+                "of images: train/CLASS/*.png and test/CLASS/*.png."
+            ) from error
+        if not isinstance(error, (ConnectionError, FileNotFoundError)):
+            raise
         raise FileNotFoundError(
             f"dataset={source.path!r} is neither a local folder or file nor a data set of the Hub within reach. "
             f"Known names are {', '.join(SOURCES)}; 'digits' needs no download. ({error})"

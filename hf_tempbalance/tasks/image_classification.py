@@ -59,6 +59,9 @@ class RunArguments:
     optimizer_args: str | None = field(
         default=None, metadata={"help": 'Arguments of --optimizer as JSON, such as {"momentum": 0.9}.'}
     )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete the run that the output folder has, and start again."}
+    )
     channels_last: bool = field(
         default=False, metadata={"help": "Memory format of images and weights; faster with bf16 on a GPU."}
     )
@@ -94,7 +97,8 @@ def check(options: RunArguments) -> None:
     """Refuse what can be known to fail before anything is loaded.
 
     Raises:
-        ValueError: no such architecture, data set or optimizer, or arguments that are no JSON object.
+        ValueError: no such architecture, data set or optimizer, a size that is none, or arguments that are no JSON
+            object.
     """
     from ..optim.named import optimizer_class
     from .backbones import check_architecture
@@ -106,6 +110,14 @@ def check(options: RunArguments) -> None:
         raise ValueError(
             f"dataset={options.dataset!r} does not exist: it is none of {', '.join(SOURCES)}, "
             "no Hub id (owner/name) and no local folder or file."
+        )
+    for name in ("image_size", "max_train_samples", "max_test_samples"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} is not allowed: it must be 1 or larger.")
+    if not 0 <= options.validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction={options.validation_fraction} is not allowed: it must be from 0 to below 1."
         )
     if options.optimizer is not None:
         optimizer_class(options.optimizer)
@@ -221,5 +233,7 @@ def from_json(name: str, text: str | None) -> dict[str, Any]:
     """The value of an option that is a JSON object. Raises ValueError where it is not one."""
     try:
         return dict(json.loads(text or "{}"))
+    except RecursionError as error:
+        raise ValueError(f"{name} is nested too deep.") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}={text!r} is not JSON, an object in braces: {error}") from error

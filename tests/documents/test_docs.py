@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hf_tempbalance import TempBalanceConfig
-from hf_tempbalance.study.plan import load_study
+from hf_tempbalance.study.study_file import load_study
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from everywhere.adapters import TARGETS, adapted, check_adapter, linear, tuners
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_tempbalance.spectra.layers import find_layers
+from hf_tempbalance.spectra.layers import Exclusions, find_layers
 from hf_tempbalance.spectra.unchanged import Unchanged
 from hf_tempbalance.spectra.weights import find_weights
 
@@ -83,7 +83,9 @@ def test_an_adapter_around_another_adds_to_what_that_one_adds():
 
 
 def test_a_layer_inside_two_adapters_is_listed_though_the_outer_one_only_rotates_it():
-    rules = {layer.name: layer.excluded_by for layer in find_layers(mixed("lora", "oft"), min_eigenvalues=0)}
+    rules = {
+        layer.name: layer.excluded_by for layer in find_layers(mixed("lora", "oft"), Exclusions(min_eigenvalues=0))
+    }
     layers = {name: rule for name, rule in rules.items() if rule != "adapter"}
     assert list(layers) == ["base_model.model.0", "base_model.model.1.base_layer", "base_model.model.2"]
     assert any("oft" in name for name in rules.keys() - layers.keys())

@@ -94,6 +94,8 @@ def test_splits_of_a_folder_are_used_and_a_resume_goes_on(bert, texts, tmp_path)
         (data / f"{split}.jsonl").write_text("\n".join(rows))
     flags = [f"--dataset={data}", f"--model_name_or_path={bert}", f"--output_dir={tmp_path / 'run'}"]
     assert finetune(*flags, "--num_train_epochs=1", cache=tmp_path).returncode == 0
+    again = finetune(*flags, "--num_train_epochs=2", cache=tmp_path)
+    assert again.returncode == 1 and "--overwrite_output_dir true" in again.stderr.splitlines()[-1]
     done = finetune(*flags, "--num_train_epochs=2", "--resume_from_checkpoint=last", cache=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [look["epoch"] for look in read_history(tmp_path / "run" / HISTORY_NAME)] == [0, 1, 2]

@@ -30,6 +30,9 @@ SMALL = [
 ]
 
 
+TOKEN = "hf_aVerySecretToken"  # noqa: S105
+
+
 def train(folder: Path, *flags: str) -> list[str]:
     return [sys.executable, str(SCRIPTS / "train.py"), *SMALL, f"--output_dir={folder}", "--tempbalance=true", *flags]
 
@@ -43,7 +46,7 @@ def whole(tmp_path_factory) -> Path:
     """A run that nobody stopped, started by accelerate launch."""
     folder = tmp_path_factory.mktemp("whole")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
-    done = run([*launcher, *train(folder, "--validation_fraction=0.1")[1:]])
+    done = run([*launcher, *train(folder, "--validation_fraction=0.1", f"--hub_token={TOKEN}")[1:]])
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -63,6 +66,12 @@ def test_results_json_tells_what_was_run_and_measured(whole):
     assert results["arguments"]["weight_decay_on_all"] is True
     assert results["environment"]["versions"]["torch"] == version("torch")
     assert results["environment"]["seed"] == 43
+
+
+def test_no_file_of_a_run_has_the_token(whole):
+    files = [path for path in whole.rglob("*") if path.is_file()]
+    assert "results.json" in {path.name for path in files}
+    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
 
 
 def test_the_folder_has_what_the_hub_needs(whole):
@@ -114,7 +123,12 @@ def test_a_run_that_fails_is_recorded_with_its_error(tmp_path):
         (["--config=none.yaml"], 1, "none.yaml can't be read"),
         (["--architecture=resnet19_cifar"], 1, "'resnet19_cifar' is not in timm's registry"),
         (["--model_args={depth"], 1, "is not JSON, an object"),
+        (["--image_size=0"], 1, "image_size=0 is not allowed: it must be 1 or larger"),
+        (["--validation_fraction=2"], 1, "validation_fraction=2.0 is not allowed"),
+        (["--architecture=resnet18.nope"], 1, "timm has no such weights"),
+        (["--accelerator_config=3"], 1, "the value of an option is not allowed"),
         (["--resume_from_checkpoint=last"], 1, "has no complete checkpoint to resume from"),
+        (["--resume_from_checkpoint=last", "--overwrite_output_dir=true"], 1, "Give one of them"),
         (["--resume_from_checkpoint=gone"], 1, "resume_from_checkpoint='gone' is not a folder"),
         (["--scheduler_unit=epoch", "--lr_scheduler_type=greedy"], 1, "depends on a metric"),
     ],
@@ -138,8 +152,70 @@ def test_a_mistake_in_a_file_ends_the_process_with_one_line(tmp_path):
     assert done.stderr.splitlines()[-1] == message and "Traceback" not in done.stderr
 
 
-def test_traceback_shows_where(tmp_path):
-    assert "Traceback" in run(train(tmp_path, "--min_ratio=2", "--traceback")).stderr
+def test_debug_shows_where(tmp_path):
+    lines = run(train(tmp_path, "--debug", "--min_ratio=2")).stderr.splitlines()
+    assert "Traceback (most recent call last):" in lines and lines[-1].startswith("train.py: min_ratio=2.0")
+
+
+def test_debug_with_a_value_is_trainer_s(tmp_path):
+    script = runpy.run_path(str(SCRIPTS / "train.py"), run_name="train")
+    kinds = (script["RunArguments"], script["TempBalanceConfig"], script["TempBalanceTrainingArguments"])
+    parser = script["ConfigArgumentParser"](kinds)
+    flags = ["--output_dir", str(tmp_path)]
+    assert parser.parse([*flags, "--debug", "underflow_overflow"])[2].debug == ["underflow_overflow"]
+    assert parser.parse([*flags, "--debug"])[2].debug == []
+
+
+def test_a_folder_without_images_and_one_of_broken_images_are_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png"):
+        (tmp_path / "broken" / name).parent.mkdir(parents=True)
+        (tmp_path / "broken" / name).write_text("no image")
+    (tmp_path / "broken.parquet").write_text("no table")
+    for name in ("empty", "broken.parquet", "broken"):
+        message = refused(tmp_path / "run", f"--dataset={tmp_path / name}", monkeypatch=monkeypatch, capsys=capsys)
+        assert "unexpected" not in message and ("has no image" in message or str(tmp_path / name) in message), message
+
+
+def refused(folder: Path, *flags: str, monkeypatch, capsys) -> str:
+    """The last line of a start that is refused, in this process."""
+    script = runpy.run_path(str(SCRIPTS / "train.py"), run_name="train")
+    monkeypatch.setattr(sys, "argv", train(folder, *flags)[1:])
+    with pytest.raises(SystemExit) as ended:
+        script["run"](script["main"])
+    assert ended.value.code == 1
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_used_folder_is_refused_and_both_ways_out_are_named(whole, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != "_lock"}
+    message = refused(whole, monkeypatch=monkeypatch, capsys=capsys)
+    assert "has a run already (results.json)" in message
+    assert "--resume_from_checkpoint last" in message and "--overwrite_output_dir true" in message
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != "_lock"} == before
+
+
+def test_one_process_at_a_time_then_ctrl_c_then_a_new_run_in_its_place(tmp_path, monkeypatch, capsys):
+    command = train(tmp_path, "--num_train_epochs=500")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.time() + 120
+        while not (tmp_path / "checkpoint-20" / "trainer_state.json").exists():
+            assert process.poll() is None and time.time() < deadline, "the run ended too early"
+            time.sleep(0.02)
+        for flags in ([], ["--resume_from_checkpoint=last"], ["--overwrite_output_dir=true"]):
+            message = refused(tmp_path, *flags, monkeypatch=monkeypatch, capsys=capsys)
+            assert "is in use: another process is running in it" in message, flags
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "train.py: Interrupted. Go on with --resume_from_checkpoint last"
+    assert "Traceback" not in err
+    assert json.loads((tmp_path / "results.json").read_text())["status"] == "interrupted"
+    done = run(train(tmp_path, "--num_train_epochs=1", "--overwrite_output_dir=true"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["status"] == "finished"
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]  # nothing of the old run
+    assert [look["step"] for look in read_history(tmp_path / HISTORY_NAME)] == [0, 10]
 
 
 def test_compare_prints_both_runs_and_every_layer_and_draws_a_picture(whole, tmp_path):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from peft import LoraConfig, get_peft_model
+from tiny import mlp
 from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainer, TempBalanceTrainingArguments
+from hf_tempbalance.runs.history import HISTORY_NAME
 from hf_tempbalance.runs.modelcard import PICTURE_NAME, write_model_card
 from hf_tempbalance.runs.run import Run, read_run
 
@@ -99,6 +103,86 @@ def test_an_adapter_keeps_peft_s_card_and_gets_our_section(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert ModelCard.load(tmp_path / "README.md").data.library_name == "peft"
     assert text.count("## TempBalance") == 1 and "min_eigenvalues: 1" in text
+
+
+def rows(count: int = 32) -> list[dict]:
+    return [
+        {"input_ids": row["input_ids"].tolist(), "labels": int(row["labels"])}
+        for row in (Texts()[i] for i in range(count))
+    ]
+
+
+def untrained(
+    folder: Path, model=None, tempbalance: TempBalanceConfig | None = CONFIG, **options
+) -> TempBalanceTrainer:
+    args = TempBalanceTrainingArguments(str(folder), use_cpu=True, report_to="none")
+    return TempBalanceTrainer(model or bert(), args, tempbalance=tempbalance, **options)
+
+
+@pytest.mark.parametrize("tempbalance", [CONFIG, None])
+def test_data_in_memory_has_no_name_and_the_card_none_of_it(tmp_path, tempbalance):
+    data = datasets.Dataset.from_list(rows())
+    untrained(tmp_path, tempbalance=tempbalance, train_dataset=data, eval_dataset=data).create_model_card()
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "None" not in card.content and card.data.datasets is None
+    assert card.text.strip().startswith(f"# {tmp_path.name}\n\nBertForSequenceClassification, 0 epochs.")
+    assert ("## TempBalance" in card.text) == (tempbalance is not None)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_an_evaluation_before_any_training_is_in_the_card(tmp_path):
+    trainer = untrained(tmp_path, eval_dataset=Texts(), compute_metrics=accuracy)
+    found = trainer.evaluate()
+    trainer.create_model_card(dataset="mine")
+    assert ModelCard.load(tmp_path / "README.md").data.eval_results[0].metric_value == found["eval_accuracy"]
+
+
+def test_a_model_without_a_configuration_has_a_card(tmp_path):
+    untrained(tmp_path, mlp(64, 64, 64, 4)).create_model_card()
+    assert "Sequential, 0 epochs." in (tmp_path / "README.md").read_text()
+
+
+def test_trl_s_word_for_the_data_set_is_known_and_a_word_of_the_future_is_named(tmp_path):
+    trainer = untrained(tmp_path)
+    trainer.create_model_card(dataset_name="me/reviews", dataset_args="x")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.datasets == ["me/reviews"] and "trained on me/reviews" in card.text
+    with pytest.warns(UserWarning, match="does not know and does not use colour, shape"):
+        trainer.create_model_card(dataset_name=["one", "two"], colour="red", shape=None)
+    assert "trained on one, two" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "content"), [("README.md", "---\n: [\n---\n"), (HISTORY_NAME, "rubbish\n")])
+def test_a_card_that_can_not_be_written_is_a_warning_and_leaves_the_file_as_it_was(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    trainer = untrained(tmp_path)
+    with pytest.warns(UserWarning, match="The model card could not be written; all else goes on. .*Error: .*") as seen:
+        trainer.create_model_card()
+    assert "\n" not in str(seen[0].message) and (tmp_path / name).read_text() == content
+
+
+HOSTILE = 'a|b\n---\n\n<script>alert("`")</script> ![x](javascript:y)\x1b]52;c;QQ\x07 "'
+
+
+def test_names_come_out_as_text_and_the_metadata_is_read_back(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architectures": ["a\n# b<i>ForCausalLM"], "auto_map": {"AutoModel": "x](http://a.b) `.c"}})
+    )
+    run = Run(tmp_path, log=[{"epoch": 1, "step": 1, f"eval_{HOSTILE}": 0.5}], settings={HOSTILE: "```\n# c"})
+    run.arguments, run.environment = {"optim": HOSTILE}, {"versions": {HOSTILE: HOSTILE}}
+    path = write_model_card(
+        run, repo_id=f"me/{HOSTILE}", dataset=HOSTILE, data={"license": HOSTILE, "tags": [HOSTILE]}
+    )
+    card = ModelCard.load(path)
+    assert card.data.license == HOSTILE and HOSTILE in card.data.tags and card.data.metrics == [HOSTILE]
+    tokens = MarkdownIt("commonmark").enable("table").parse(card.text)
+    parts = [part for token in tokens for part in token.children or [token]]
+    kinds = {part.type for part in parts if not part.type.endswith(("_open", "_close"))}
+    assert kinds == {"text", "code_inline", "fence", "softbreak", "inline"}  # no HTML, no image, no rule
+    links = {part.attrs["href"] for part in parts if part.type == "link_open"}
+    assert links == {"https://arxiv.org/abs/2312.00359", "x%5D%28http%3A//a.py"}
+    headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+    assert headings[1:] == ["How to use it", "Results", "Training", "TempBalance", "Versions"]
 
 
 def test_metrics_are_those_of_the_best_checkpoint_where_its_weights_were_loaded(tmp_path):

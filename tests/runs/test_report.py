@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import html.parser
 import json
 from pathlib import Path
 
 import pytest
+from page import Page
 from tiny import ConvNet, Digits
 from transformers import Trainer, TrainingArguments
 
@@ -17,33 +16,6 @@ from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 from hf_tempbalance.runs.report import REPORT_NAME, layers_to_show
 from hf_tempbalance.runs.results import write_results
 from hf_tempbalance.runs.run import read_run
-
-
-class Page(html.parser.HTMLParser):
-    """The parts of a page that the tests look at."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.images: list[bytes] = []
-        self.text = ""
-        self.alternatives: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        assert tag not in ("script", "link", "iframe")
-        if tag == "img":
-            kind, data = found["src"].split(",", 1)
-            assert kind == "data:image/png;base64"
-            self.images.append(base64.b64decode(data))
-            self.alternatives.append(found["alt"])
-        self.links += [
-            found[name] for name in ("href", "src") if name in found and not found[name].startswith("data:")
-        ]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,12 @@ import torch
 from tiny import ConvNet, mlp
 from torch import nn
 
-from hf_tempbalance.spectra.layers import describe, find_followers, find_layers, unwrap
+from hf_tempbalance.spectra.followers import find_followers
+from hf_tempbalance.spectra.layers import Exclusions, describe, find_layers, unwrap
 
 
 def rules(model: nn.Module, **options) -> dict[str, str | None]:
-    return {layer.name: layer.excluded_by for layer in find_layers(model, **options)}
+    return {layer.name: layer.excluded_by for layer in find_layers(model, Exclusions(**options))}
 
 
 def test_every_matrix_shaped_weight_is_listed_in_registration_order_and_nothing_else():
@@ -27,7 +28,7 @@ def test_every_matrix_shaped_weight_is_listed_in_registration_order_and_nothing_
 def test_embeddings_are_neither_first_nor_last_and_tuned_only_on_demand():
     model = nn.Sequential(nn.Embedding(99, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
     assert rules(model) == {"0": "embedding", "1": "first", "2": None, "3": "last"}
-    assert rules(model, embeddings=True) == {"0": None, "1": "first", "2": None, "3": "last"}
+    assert rules(model, embeddings="tune") == {"0": None, "1": "first", "2": None, "3": "last"}
 
 
 def test_first_and_last_do_not_move_on_and_the_minimum_comes_after_them():

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_tempbalance.study.plan import load_study, matching
+from hf_tempbalance.study.plan import matching
+from hf_tempbalance.study.study_file import load_study
 
 
 STUDIES = Path(__file__).resolve().parents[2] / "configs" / "studies"

@@ -13,10 +13,11 @@ import yaml
 from hf_tempbalance.runs.results import write_results
 from hf_tempbalance.study.collect import collect
 from hf_tempbalance.study.pictures import write_pictures
-from hf_tempbalance.study.plan import Study, load_study
+from hf_tempbalance.study.plan import Study
 from hf_tempbalance.study.publish import publish
 from hf_tempbalance.study.report import csv_table, markdown, rows, write_tables
 from hf_tempbalance.study.runner import RUNS_NAME, claim
+from hf_tempbalance.study.study_file import load_study
 
 
 # Last test accuracy of each seed, in percent: TempBalance is above SGD by 2 points with any seed, SNR with some.

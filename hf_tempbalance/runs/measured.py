@@ -1,0 +1,128 @@
+"""What is compared of a run, read off its records: the metric's values, losses, multipliers, seconds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .run import Run
+
+
+Direction = Literal["lower", "higher"]
+LOWER_IS_BETTER = ("loss", "perplexity", "error", "error_rate", "wer", "cer", "mse", "rmse", "mae")
+NO_METRIC = ("_runtime", "_per_second", "_model_preparation_time")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is compared of a run.
+
+    Attributes:
+        curve: (epoch, value) of each evaluation; empty for a metric of a single prediction.
+        value: the last one; of the best checkpoint where its weights were loaded at the end. NaN where it diverged.
+        best: the best of the curve.
+        loss: the last training loss that was logged; None without one.
+        losses: (epoch, training loss).
+        seconds: of the run, None where the files don't tell.
+        stood_still: seconds of them that training stood still for looks at the weights.
+        multipliers: (epoch, mean multiplier of the balanced layers from there on); empty for plain training.
+        mean_multiplier: its mean over the steps of the run; 1 for plain training.
+    """
+
+    run: Run
+    seed: int | None
+    curve: list[tuple[float, float]]
+    value: float
+    best: float
+    loss: float | None
+    losses: list[tuple[float, float]]
+    seconds: float | None
+    stood_still: float
+    multipliers: list[tuple[float, float]]
+    mean_multiplier: float
+
+    @property
+    def method(self) -> str:
+        """Of plain training "plain"; else the name of the preset."""
+        if self.run.settings is None and not self.run.looks:
+            return "plain"
+        name = self.run.options.get("preset") or "tempbalance"
+        return "TempBalance" if name in ("tempbalance", "none") else name
+
+
+def measure(run: Run, metric: str) -> Measured:
+    """Read off a run what is compared. Raises ValueError where its log has not the metric, or is damaged."""
+    try:
+        log = sorted((e for e in run.log), key=lambda entry: entry["step"])
+        entries = {e["step"]: (float(e.get("epoch") or 0), _number(e[metric])) for e in log if metric in e}
+        losses = [(float(e.get("epoch") or 0), _number(e["loss"])) for e in log if "loss" in e]
+        seconds = run.seconds or next((e["train_runtime"] for e in reversed(log) if "train_runtime" in e), None)
+        predicted = [_number(metrics[metric]) for metrics in run.predictions if metric in metrics]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"The log of {run.folder} is damaged: {error!r}.") from error
+    curve = list(entries.values())
+    if not (curve or predicted):
+        known = {key for entry in (*log, *run.predictions) for key in entry if key.startswith(("eval_", "test_"))}
+        known |= {key for metrics in run.predictions for key in metrics}
+        names = ", ".join(sorted(key for key in known if not key.endswith(NO_METRIC)))
+        told = f"It has {names}: choose one with --metric." if names else "It has no evaluation at all."
+        raise ValueError(f"{run.folder} has no {metric}. {told}")
+    end = run.best_step if run.arguments.get("load_best_model_at_end") else None
+    kept = [value for step, (_, value) in entries.items() if end is None or step <= end]
+    values = predicted[-1:] or kept or [value for _, value in curve]
+    finite = [value for _, value in curve if math.isfinite(value)] or values
+    steps = max((entry["step"] for entry in log), default=0)
+    multipliers = [(float(look["epoch"]), _mean_multiplier(look)) for look in run.looks]
+    return Measured(
+        run=run,
+        seed=run.arguments.get("seed"),
+        curve=curve,
+        value=values[-1],
+        best=min(finite) if direction(metric, [run]) == "lower" else max(finite),
+        loss=losses[-1][1] if losses else None,
+        losses=losses,
+        seconds=seconds,
+        stood_still=stood_still(run),
+        multipliers=multipliers,
+        mean_multiplier=_over_steps([look["step"] for look in run.looks], [m for _, m in multipliers], steps),
+    )
+
+
+def stood_still(run: Run) -> float:
+    """Seconds that training stood still for looks: of one that went on beside training, the wait alone."""
+    if run.looks:
+        return sum(look.get("wait_seconds", look["seconds"]) for look in run.looks)
+    waits = [e.get("tempbalance/wait_seconds", e.get("tempbalance/seconds")) for e in run.log]
+    return sum(wait for wait in waits if wait is not None)
+
+
+def direction(metric: str, runs: Sequence[Run]) -> Direction | None:
+    """Which is better, as the runs say or the metric's name tells; None where neither does."""
+    for run in runs:
+        chosen, greater = (run.arguments.get(name) for name in ("metric_for_best_model", "greater_is_better"))
+        if greater is not None and chosen is not None and metric.removeprefix("eval_") == chosen.removeprefix("eval_"):
+            return "higher" if greater else "lower"
+    words = metric.lower()
+    if words.endswith(LOWER_IS_BETTER):
+        return "lower"
+    return "higher" if words.endswith(("accuracy", "f1", "precision", "recall", "auc", "bleu")) else None
+
+
+def _mean_multiplier(look: dict[str, Any]) -> float:
+    tuned = [layer["multiplier"] for layer in look["layers"] if layer["excluded_by"] is None]
+    return statistics.fmean(tuned) if tuned else 1.0
+
+
+def _over_steps(starts: Sequence[int], values: Sequence[float], end: int) -> float:
+    """The mean of values that hold from each start to the next, the last to the end."""
+    lengths = [max(stop - start, 0) for start, stop in zip(starts, [*starts[1:], end], strict=False)]
+    if not sum(lengths):
+        return values[-1] if values else 1.0
+    return math.fsum(n * value for n, value in zip(lengths, values, strict=True)) / sum(lengths)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,280 @@
+"""Reading a study: the file that somebody wrote, and the study.json of a study's folder. Every field is checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..config import nearest
+from ..files import is_number, parse_yaml, read_json, read_yaml
+from .plan import Options, Study, Tuning
+
+
+STUDY_NAME = "study.json"
+KEYS = ("name", "description", "train", "axes", "methods", "cells", "seeds", "tune", "baseline")
+MAX_RUNS = 100_000
+MAX_NAME = 200  # characters of a folder's name; a character can take several bytes, and file systems allow 255
+
+
+def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
+    """Read and check a study file.
+
+    Args:
+        path: YAML with the keys ``name``, ``description``, ``train`` (options of every run), ``axes`` (axis -> list of
+            values of the option that the axis is called after, or mapping label -> options; the axis "method" lists
+            names of ``methods``), ``methods`` (name -> options, or a file of them beside the study), ``cells`` (list
+            of axis -> label or labels, with ``set``: options), ``seeds``, ``tune`` (one option with a list of values,
+            and ``seeds``) and ``baseline`` (one axis -> label). ``name`` and labels become names of folders.
+        changes: ``key=value`` over the file: ``seeds`` or an option of ``train``.
+
+    Raises:
+        ValueError: the file can't be read or is wrong somewhere; the message says where, and what is allowed.
+    """
+    path = Path(path)
+    content = read_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            raise ValueError(f"{path}: unknown key {key!r}. {nearest(str(key), list(KEYS))}")
+    train = dict(_options(path, "train", content.get("train")))
+    for change in changes:
+        key, separator, text = change.partition("=")
+        if not separator or not key:
+            raise ValueError(f"--set {change!r} is not KEY=VALUE.")
+        value = parse_yaml(text, f"--set {change!r}")
+        if key == "seeds":
+            content["seeds"] = value
+        else:
+            train[key] = value
+    for key in ("axes", "seeds", "baseline"):
+        if not content.get(key):
+            raise ValueError(f"{path}: {key} is missing.")
+    axes = {
+        name: _axis(path, name, values, content) for name, values in _options(path, "axes", content["axes"]).items()
+    }
+    return _checked(
+        path,
+        Study(
+            name=content.get("name", path.stem),
+            description=_text(path, "description", content.get("description", "")),
+            train=train,
+            axes=axes,
+            seeds=content["seeds"],
+            baseline=content["baseline"],
+            cells=tuple(_cell(path, entry) for entry in _list(path, "cells", content.get("cells") or [])),
+            tune=_tuning(path, content.get("tune")),
+        ),
+    )
+
+
+def read_study(folder: str | Path) -> Study:
+    """The study that a folder belongs to.
+
+    Raises:
+        FileNotFoundError: it is not a study's folder.
+        ValueError: its study.json is damaged. The message says where.
+    """
+    path = Path(folder, STUDY_NAME)
+    try:
+        kept = read_json(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} has no {STUDY_NAME}; it is not the output folder of a study.") from error
+    version = _text(path, "version", kept.get("version"))
+    content = _options(path, "study", kept.get("study"))
+    tune = content.get("tune")
+    if tune is not None:
+        tune = _options(path, "tune", tune)
+        option = _text(path, "tune.option", tune.get("option"))
+        tune = _tuning(path, {option: tune.get("values"), "seeds": tune.get("seeds")})
+    cells = []
+    for position, entry in enumerate(_list(path, "cells", content.get("cells"))):
+        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], dict):
+            raise ValueError(f"{path}: cells[{position}] must have labels of axes and options.")
+        cells.append(_cell(path, entry[0] | {"set": entry[1]}))
+    axes = _options(path, "axes", content.get("axes"))
+    study = Study(
+        name=content.get("name"),
+        train=_options(path, "train", content.get("train")),
+        axes={name: _labels(path, name, labels) for name, labels in axes.items()},
+        seeds=content.get("seeds"),
+        baseline=content.get("baseline"),
+        cells=tuple(cells),
+        tune=tune,
+        kept_version=version,
+    )
+    return _checked(path, study)
+
+
+def _checked(path: Path, study: Study) -> Study:
+    """What a study file and a study.json must both have."""
+    _check_name(path, "name", study.name)
+    if not study.axes:
+        raise ValueError(f"{path}: axes is missing.")
+    for axis, labels in study.axes.items():
+        if not labels:
+            raise ValueError(f"{path}: axis {axis!r} has no label.")
+        for label in labels:
+            if "/" in label:
+                raise ValueError(
+                    f"{path}: {label!r} has a slash and can't name a folder. Use a mapping of labels to options."
+                )
+            _check_name(path, f"axis {axis!r}", label)
+    _refuse_shared_options(path, study.axes)
+    for where, _ in study.cells:
+        for axis, labels in where.items():
+            for label in labels:
+                _check_label(path, "cells", axis, label, study.axes)
+    baseline = _options(path, "baseline", study.baseline)
+    for axis, label in baseline.items():
+        _check_label(path, "baseline", axis, str(label), study.axes)
+    if len(baseline) != 1:
+        raise ValueError(f"{path}: baseline must name one axis and its label, such as {{method: sgd}}.")
+    object.__setattr__(study, "baseline", {axis: str(label) for axis, label in baseline.items()})
+    object.__setattr__(study, "seeds", _seeds(path, "seeds", study.seeds))
+    _check_runs(path, study)
+    return study
+
+
+def _check_runs(path: Path, study: Study) -> None:
+    values = len(study.tune.values) if study.tune else 1
+    seeds = len(study.seeds) + (len(study.tune.seeds) if study.tune else 0)
+    if (count := math.prod(map(len, study.axes.values())) * values * seeds) > MAX_RUNS:
+        raise ValueError(f"{path} has up to {count} runs; at most {MAX_RUNS} are allowed.")
+    seen: dict[str, dict[str, str]] = {}
+    for run in study.possible_runs():
+        if len(run.name.encode()) > 250:
+            raise ValueError(
+                f"{path}: the run name {run.name[:60] + '...'!r} is too long for a folder. Shorten labels."
+            )
+    for cell in study.combinations():
+        if (name := "--".join(cell.values())) in seen:
+            raise ValueError(f"{path}: the cells {seen[name]} and {cell} would share the folder {name!r}. Rename one.")
+        seen[name] = cell
+
+
+def _check_name(path: Path, field: str, name: Any) -> None:
+    """Raise ValueError where a text can't name a folder below another one."""
+    if not isinstance(name, str):
+        raise ValueError(f"{path}: {field}: {name!r} is no text. Put it in quotes.")
+    is_folder = name.strip(" .") and name.isprintable() and "/" not in name and "\\" not in name
+    if not is_folder or len(name) > MAX_NAME or name.startswith("-"):
+        shown = repr(name) if len(name) <= MAX_NAME else f"{name[:40]!r}..."
+        raise ValueError(
+            f"{path}: {field}: {shown} can't name a folder. Use up to {MAX_NAME} letters, digits, spaces and marks, "
+            "no slash or backslash, and none of '.', '..' and a '-' in front."
+        )
+
+
+def _axis(path: Path, name: str, values: Any, content: dict[str, Any]) -> dict[str, Options]:
+    if isinstance(values, dict):
+        return _labels(path, name, values)
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{path}: axis {name!r} must be a list of values or a mapping of labels to options.")
+    for value in values:
+        if isinstance(value, dict | list | None):
+            raise ValueError(
+                f"{path}: axis {name!r}: {value!r} is no label. Use text, a number, or a mapping of labels to options."
+            )
+    if len(set(map(str, values))) < len(values):
+        raise ValueError(f"{path}: axis {name!r} has a value twice: {values}.")
+    if name != "method":
+        return {str(value): {name: value} for value in values}
+    methods = content.get("methods") or {}
+    if isinstance(methods, str):
+        try:
+            methods = read_yaml(path.parent / methods)
+        except ValueError as error:
+            raise ValueError(f"{path}: methods: {error}") from error
+    methods = _labels(path, "methods", methods)
+    for method in map(str, values):
+        if method not in methods:
+            raise ValueError(f"{path}: method {method!r} does not exist. {nearest(method, list(methods))}")
+    return {str(method): methods[str(method)] for method in values}
+
+
+def _labels(path: Path, name: str, labels: Any) -> dict[str, Options]:
+    """Label -> options; a label may be a number, and no options at all are null."""
+    if not isinstance(labels, dict):
+        raise ValueError(f"{path}: {name}: {labels!r} must be a mapping of labels to options.")
+    return {str(label): _options(path, f"{name}.{label}", options) for label, options in labels.items()}
+
+
+def _refuse_shared_options(path: Path, axes: dict[str, dict[str, Options]]) -> None:
+    """An option belongs to one axis, except that mappings (such as optimizer_args) are merged by their keys."""
+    owner: dict[str, str] = {}
+    for axis, labels in axes.items():
+        for key in {key for options in labels.values() for key in options}:
+            if owner.setdefault(key, axis) != axis:
+                raise ValueError(
+                    f"{path}: the axes {owner[key]!r} and {axis!r} both set {key!r}. Leave it to one of them, or set "
+                    "it for single cells under 'cells'."
+                )
+
+
+def _cell(path: Path, entry: Any) -> tuple[dict[str, list[str]], Options]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("set"), dict):
+        raise ValueError(f"{path}: cells: {entry!r} must have labels of axes and 'set' with options.")
+    where = {axis: labels if isinstance(labels, list) else [labels] for axis, labels in entry.items() if axis != "set"}
+    where = {axis: [str(label) for label in labels] for axis, labels in where.items()}
+    return where, _options(path, "cells: set", entry["set"])
+
+
+def _check_label(path: Path, key: str, axis: Any, label: str, axes: dict[str, dict[str, Options]]) -> None:
+    if axis not in axes:
+        raise ValueError(f"{path}: {key}: axis {axis!r} does not exist. {nearest(str(axis), list(axes))}")
+    if label not in axes[axis]:
+        raise ValueError(f"{path}: {key}: axis {axis!r} has no {label!r}. {nearest(label, list(axes[axis]))}")
+
+
+def _seeds(path: Path, key: str, seeds: Any) -> tuple[int, ...]:
+    if (
+        not isinstance(seeds, list)
+        or not all(type(seed) is int and 0 <= seed < 1 << 32 for seed in seeds)
+        or not seeds
+    ):
+        raise ValueError(f"{path}: {key}={seeds!r} must be a list of whole numbers from 0 to {(1 << 32) - 1}.")
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise ValueError(f"{path}: {key} has {', '.join(map(str, twice))} twice.")
+    return tuple(seeds)
+
+
+def _tuning(path: Path, tune: Any) -> Tuning | None:
+    if tune is None:
+        return None
+    options = [key for key in tune if key != "seeds"] if isinstance(tune, dict) else []
+    if len(options) != 1 or not isinstance(options[0], str) or "seeds" not in tune:
+        raise ValueError(f"{path}: tune must have one option with a list of values, and seeds.")
+    values = tune[options[0]]
+    if not isinstance(values, list) or not values or not all(is_number(value) for value in values):
+        raise ValueError(
+            f"{path}: tune must have one option with a list of values, which are numbers, and seeds; "
+            f"{options[0]}={values!r} is none."
+        )
+    if len({f"{value:g}" for value in values}) < len(values):
+        raise ValueError(f"{path}: tune.{options[0]} has a value twice, to six digits: {values}.")
+    return Tuning(options[0], tuple(values), _seeds(path, "tune.seeds", tune["seeds"]))
+
+
+def _options(path: Path, key: str, options: Any) -> Options:
+    """A mapping whose keys are text; null is an empty one."""
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        raise ValueError(f"{path}: {key}: {options!r} must be a mapping.")
+    for name in options:
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: {key}: {name!r} is no name. Put it in quotes.")
+    return options
+
+
+def _text(path: Path, key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{path}: {key}: {value!r} must be text.")
+    return value
+
+
+def _list(path: Path, key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{path}: {key}: {value!r} must be a list.")
+    return value
