@@ -23,7 +23,9 @@ def test_the_oldest_versions_that_are_tried_are_those_that_setup_cfg_allows():
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     required = setup["options"]["install_requires"] + setup["options.extras_require"]["train"]
     allowed = dict(re.findall(r"^([\w-]+)>=([\d.]+)$", required, flags=re.MULTILINE))
-    tried = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / ".github" / "oldest.txt").read_text(), flags=re.MULTILINE))
+    tried = dict(
+        re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / ".github" / "oldest.txt").read_text(), flags=re.MULTILINE)
+    )
     assert {"torch", "transformers", "accelerate", "timm"} <= allowed.keys()
     for name, version in allowed.items():
         assert (tried[name] + ".").startswith(version + "."), name
@@ -68,7 +70,15 @@ def test_the_wheel_holds_the_package_its_templates_and_its_licence(built):
 def test_the_sdist_holds_scripts_configs_pages_and_tests(built):
     with tarfile.open(built["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    expected = {"LICENSE", "MANIFEST.in", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", ".ci/run", "scripts/train.py"}
+    expected = {
+        "LICENSE",
+        "MANIFEST.in",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        ".ci/run",
+        "scripts/train.py",
+    }
     expected |= {"configs/quickstart.yaml", "configs/studies/paper_main.yaml", "docs/images/quickstart.png"}
     expected |= {"tests/conftest.py", "tests/tiny.py", "tests/golden/matrices.json", "scripts/install.sh"}
     assert expected - names == set()
@@ -80,7 +90,9 @@ def test_the_command_runs_from_the_installed_wheel(built, tmp_path):
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target]
     subprocess.run([*install, built["wheel"]], check=True)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONPATH": str(target)}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
+        "PYTHONPATH": str(target)
+    }
     where = [sys.executable, "-c", "import hf_tempbalance; print(hf_tempbalance.__file__)"]
     done = subprocess.run(where, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).is_relative_to(target)
