@@ -20,6 +20,7 @@ _MODULE_OF = {
     "TempBalanceTrainingArguments": "huggingface.training_args",
     "TempBalancer": "balance.balancer",
     "analyze": "spectra.analysis",
+    "layer_sparsities": "pruning",
 }
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "TempBalanceTrainingArguments",
     "TempBalancer",
     "analyze",
+    "layer_sparsities",
 ]
 
 # Modules that were here before there were rooms.
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from .huggingface.callback import TempBalanceCallback
     from .huggingface.trainer import TempBalanceTrainer
     from .huggingface.training_args import TempBalanceTrainingArguments
+    from .pruning import layer_sparsities
     from .spectra.analysis import LayerSpectrum, analyze
 
 

@@ -113,16 +113,7 @@ def config_of(options: argparse.Namespace) -> TempBalanceConfig | None:
         if hints[name] is float and isinstance(value, str):  # YAML's 1e-5 is text
             with suppress(ValueError):
                 changes[name] = float(value)
-    return preset(options.preset, changes)
-
-
-def preset(name: str, changes: dict[str, Any]) -> TempBalanceConfig:
-    """The settings of a name, with changes. Raises ValueError where the name is unknown or a value not allowed."""
-    if hasattr(TempBalanceConfig, "preset"):
-        return TempBalanceConfig.preset(name, **changes)
-    if name != "tempbalance":
-        raise ValueError(f"preset={name!r} is not allowed: it must be one of 'none', 'tempbalance'.")
-    return TempBalanceConfig.from_dict(changes)
+    return TempBalanceConfig.preset(options.preset, **changes)
 
 
 def masked(arguments: Sequence[str]) -> list[str]:

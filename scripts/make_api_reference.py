@@ -33,6 +33,7 @@ SECTIONS = {
         "spectra.analysis.analyze_weights",
         "cli.sources.open_source",
     ],
+    "Pruning": ["pruning.layer_sparsities", "pruning.prune_by_magnitude"],
     "Runs and pictures": [
         "runs.history.read_history",
         "runs.run.read_run",

@@ -50,6 +50,7 @@ def _forked(folder: Path, task: Callable[[], int | None]) -> Ended:
         code = 70
         try:
             torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
+            sys.path.append(str(Path(__file__).parent))  # a script's folder takes the first place, which was this
             os.chdir(folder)
             for number, path in ((1, out), (2, err)):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -41,7 +41,7 @@ def test_the_core_loads_with_torch_and_numpy_alone():
         "rich",
         "yaml",
     ]
-    core = ["hf_tempbalance.config", "hf_tempbalance.files"]
+    core = ["hf_tempbalance.config", "hf_tempbalance.files", "hf_tempbalance.pruning"]
     modules = ", ".join([*core, *(name for room in ROOMS_WITH_TORCH_ALONE for name in modules_of(room))])
     fresh(f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {modules}")
 
@@ -55,7 +55,7 @@ def test_the_package_itself_loads_nothing():
 
 def test_the_core_s_public_names_load_without_transformers():
     code = "import sys; sys.modules['transformers'] = None\nfrom hf_tempbalance import {}"
-    fresh(code.format("TempBalanceConfig, TempBalancer, LayerSpectrum, analyze, NoEffectWarning"))
+    fresh(code.format("TempBalanceConfig, TempBalancer, LayerSpectrum, analyze, layer_sparsities, NoEffectWarning"))
 
 
 def test_public_names_are_one_list():

@@ -55,7 +55,7 @@ def as_text(comparison: Comparison) -> str:
     direction = f", {comparison.direction} is better" if comparison.direction else ""
     lines = [f"{comparison.metric}, last value of each run{direction}", ""]
     sides = (comparison.base, comparison.other)
-    rows = [("", "runs", "mean", "sd", "best", "loss", "seconds", "stood still")]
+    rows: list[tuple[str, ...]] = [("", "runs", "mean", "sd", "best", "loss", "seconds", "stood still")]
     rows += [_side_row(side) for side in sides]
     lines += _table(rows)
     lines += ["", *_table([("seed", *(side.name for side in sides), "difference"), *_pair_rows(comparison)])]
@@ -88,7 +88,7 @@ def _side_row(side: Side) -> tuple[str, ...]:
 
 def _pair_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     base, other = comparison.base.runs, comparison.other.runs
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for number, (a, b) in enumerate(comparison.pairs, start=1):
         name = str(base[a].seed) if comparison.paired_by == "seed" else f"pair {number}"
         gain = other[b].value - base[a].value

@@ -15,7 +15,10 @@ from .. import __version__
 from ..config import Fit, TempBalanceConfig
 from ..files import file_stem
 from ..terminal import printable, run_command
+from .columns import COLUMNS, SHOWN, SPIKES
 from .compare_runs import add_compare_runs, compare_runs_command
+from .presets import add_presets, presets_command
+from .sparsities import add_sparsities, sparsities_command
 
 
 if TYPE_CHECKING:
@@ -26,31 +29,6 @@ if TYPE_CHECKING:
 # Imported inside the commands: --help must be instant.
 
 MODEL_HELP = "safetensors file or index, folder of save_pretrained, Hub id, name of timm, or module:factory"
-# Column -> value, in WeightWatcher's words where it has one.
-COLUMNS = {
-    "layer_id": lambda number, s: number,
-    "name": lambda number, s: s.name,
-    "layer_type": lambda number, s: s.kind,
-    "N": lambda number, s: max(_matrix(s)),
-    "M": lambda number, s: min(_matrix(s)),
-    "rf": lambda number, s: s.num_eigenvalues // min(_matrix(s)) if min(_matrix(s)) else 0,
-    "Q": lambda number, s: max(_matrix(s)) / min(_matrix(s)) if min(_matrix(s)) else math.nan,
-    "num_evals": lambda number, s: s.num_eigenvalues,
-    "alpha": lambda number, s: s.alpha,
-    "D": lambda number, s: s.D,
-    "xmin": lambda number, s: s.xmin,
-    "alpha_weighted": lambda number, s: s.alpha_hat,
-    "norm": lambda number, s: s.norm,
-    "log_norm": lambda number, s: _log10(s.norm),
-    "spectral_norm": lambda number, s: s.spectral_norm,
-    "log_spectral_norm": lambda number, s: _log10(s.spectral_norm),
-    "stable_rank": lambda number, s: s.stable_rank,
-    "entropy": lambda number, s: s.entropy,
-    "warning": lambda number, s: verdict(s.alpha),
-    "excluded_by": lambda number, s: s.excluded_by or "",
-}
-SHOWN = ["name", "layer_type", "N", "M", "rf", "num_evals", "alpha", "D", "xmin", "alpha_weighted", "spectral_norm"]
-SHOWN += ["stable_rank", "warning", "excluded_by"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,21 +44,21 @@ def main(argv: list[str] | None = None) -> int:
         "compare": compare_command,
         "compare-runs": compare_runs_command,
         "report": report_command,
+        "presets": presets_command,
+        "sparsities": sparsities_command,
     }
     return run_command("hf-tempbalance", lambda: commands[options.command](options), debug=options.debug)
 
 
-def verdict(alpha: float) -> str:
-    """WeightWatcher's word for an exponent: "over-trained" below 2, "under-trained" above 6."""
-    if alpha < 2:
-        return "over-trained"
-    return "under-trained" if alpha > 6 else ""
-
-
 def analyze_command(options: argparse.Namespace) -> None:
     """``hf-tempbalance analyze MODEL``."""
-    spectra = _spectra(options.model, options, plots=options.plots)
-    rows = [{name: column(number, s) for name, column in COLUMNS.items()} for number, s in enumerate(spectra)]
+    options.traps |= options.sort == "num_traps"
+    spikes: list[dict[str, float]] = []
+    spectra = _spectra(options.model, options, plots=options.plots, spikes=spikes)
+    rows = [
+        {name: column(number, s) for name, column in COLUMNS.items()} | more
+        for number, (s, more) in enumerate(zip(spectra, spikes, strict=True))
+    ]
     if options.only is not None:
         rows = [row for row in rows if fnmatch.fnmatch(row["name"], options.only)]
         if not rows:
@@ -95,7 +73,8 @@ def analyze_command(options: argparse.Namespace) -> None:
     if options.csv is not None:
         _write_csv(options.csv, rows)
     if "-" not in (options.json, options.csv):
-        _print_table([{name: row[name] for name in SHOWN} for row in rows], options.model)
+        names = [*SHOWN, "num_traps"] if options.traps else SHOWN
+        _print_table([{name: row[name] for name in names} for row in rows], options.model)
         found = [row["alpha"] for row in rows if math.isfinite(row["alpha"])]
         if found:
             below, above = sum(alpha < 2 for alpha in found), sum(alpha > 6 for alpha in found)
@@ -183,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument(
         "--plots", type=Path, metavar="DIR", help="write a picture of each spectrum and of all alphas"
     )
-    analyze.add_argument("--sort", choices=COLUMNS, metavar="COLUMN", help=f"sort by one of {', '.join(COLUMNS)}")
+    columns = [*COLUMNS, *SPIKES]
+    analyze.add_argument("--sort", choices=columns, metavar="COLUMN", help=f"sort by one of {', '.join(columns)}")
+    analyze.add_argument("--traps", action="store_true", help="count num_traps, for a second decomposition of all")
     analyze.add_argument("--only", metavar="PATTERN", help="layers whose name matches, such as 'encoder.*'")
     compare = commands.add_parser("compare", parents=[shared], help="two models, layer by layer")
     compare.add_argument("other", help="the second model")
@@ -193,14 +174,22 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands.add_parser("run", help="a Trainer script with TempBalance in it, unchanged", add_help=False)
     add_compare_runs(commands)
+    add_sparsities(commands, MODEL_HELP)
+    add_presets(commands)
     return parser
 
 
-def _spectra(model: str, options: argparse.Namespace, plots: Path | None = None) -> list[LayerSpectrum]:
+def _spectra(
+    model: str,
+    options: argparse.Namespace,
+    plots: Path | None = None,
+    spikes: list[dict[str, float]] | None = None,
+) -> list[LayerSpectrum]:
     from rich.console import Console
     from rich.progress import track
 
     from ..spectra.analysis import analyze_weights
+    from ..spectra.spikes import num_traps, tail_columns
     from .sources import open_source
 
     source = open_source(model)
@@ -219,8 +208,12 @@ def _spectra(model: str, options: argparse.Namespace, plots: Path | None = None)
         transient=True,
     )
     spectra, taken = [], {"alphas"}
-    for spectrum, eigenvalues in looked_at:
+    for weight, (spectrum, eigenvalues) in zip(source.weights, looked_at, strict=True):
         spectra.append(spectrum)
+        if spikes is not None:
+            spikes.append(tail_columns(spectrum, eigenvalues))
+            if options.traps:
+                spikes[-1]["num_traps"] = math.nan if eigenvalues is None else num_traps(weight.stack())
         if plots is not None and eigenvalues is not None and math.isfinite(spectrum.alpha):
             from ..runs.plots import plot_spectrum
 
@@ -281,20 +274,6 @@ def _write(path: str, text: str) -> None:
 
 def _without_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: None if _is_nan(value) else value for key, value in row.items()} for row in rows]
-
-
-def _matrix(spectrum: LayerSpectrum) -> tuple[int, int]:
-    """Rows and columns of one matrix of the weight."""
-    shape = spectrum.shape
-    if spectrum.kind == "in_proj":
-        return shape[0] // 3, shape[1]
-    if len(shape) < 2:
-        return 0, 0
-    return (shape[-2], shape[-1]) if spectrum.kind == "experts" else (shape[0], shape[1])
-
-
-def _log10(value: float) -> float:
-    return math.log10(value) if value > 0 else math.nan
 
 
 def _is_nan(value: Any) -> bool:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 from transformers import HfArgumentParser
 
-from ..config import nearest
+from ..config import RENAMED, TempBalanceConfig
 from ..files import read_yaml
+from ..options import nearest
+from ..presets import PRESETS
 from ..terminal import printable, run_command
 
 
 class ConfigArgumentParser(HfArgumentParser):
-    """`HfArgumentParser` with ``--config FILE.yaml``.
+    """`HfArgumentParser` with ``--config FILE.yaml`` and, beside `TempBalanceConfig`, ``--preset NAME``.
 
-    Values of the file go through the same conversion and checks as flags, so ``1e-1`` is a number.
+    Values of the file go through the same conversion and checks as flags, so ``1e-1`` is a number. A preset, also one
+    that the file names, gives the defaults of the file.
     """
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any) -> None:
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         self._raises = False
         self.add_argument("--config", help="YAML file with any of the options below; flags win over it.")
+        if TempBalanceConfig in self.dataclass_types:
+            names = ", ".join(PRESETS)
+            self.add_argument("--preset", help=f"Settings to start from, one of {names}; file and flags win over it.")
         debug = self._option_string_actions.get("--debug")
         if debug is None:
             self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
@@ -41,8 +48,11 @@ class ConfigArgumentParser(HfArgumentParser):
             SystemExit: a flag is unknown or its value is not allowed.
         """
         argv = list(sys.argv[1:] if argv is None else argv)
-        path = self._config_path(argv)
+        path = _value_of("config", argv)
         defaults = [] if path is None else self._flags_of(Path(path))
+        preset = _value_of("preset", [*defaults, *argv])
+        if preset is not None and TempBalanceConfig in self.dataclass_types:
+            defaults = [*self._preset_flags(preset), *defaults]
         unknown = self.parse_known_args(argv)[1]
         if unknown:
             option = unknown[0].split("=")[0].lstrip("-")
@@ -57,7 +67,8 @@ class ConfigArgumentParser(HfArgumentParser):
         """
         self._raises = True
         try:
-            return self._objects(self._flags(options))
+            preset = self._preset_flags(options["preset"]) if "preset" in options else []
+            return self._objects([*preset, *self._flags(options)])
         finally:
             self._raises = False
 
@@ -86,14 +97,15 @@ class ConfigArgumentParser(HfArgumentParser):
         return parsed[: len(self.dataclass_types)]
 
     @staticmethod
-    def _config_path(argv: list[str]) -> str | None:
-        path = None
-        for position, argument in enumerate(argv):
-            if argument == "--config" and position + 1 < len(argv):
-                path = argv[position + 1]
-            elif argument.startswith("--config="):
-                path = argument.removeprefix("--config=")
-        return path
+    def _parse_dataclass_field(parser: Any, field: Any) -> None:
+        if get_origin(field.type) is tuple:  # as a list, which it knows
+            field = copy.copy(field)
+            field.type, field.default_factory, field.default = list[str], list, MISSING
+        HfArgumentParser._parse_dataclass_field(parser, field)
+
+    def _preset_flags(self, name: str) -> list[str]:
+        TempBalanceConfig.preset(name)  # refuses what is none
+        return self._flags(PRESETS[name].settings)
 
     def _flags_of(self, path: Path) -> list[str]:
         options = read_yaml(path)
@@ -105,6 +117,8 @@ class ConfigArgumentParser(HfArgumentParser):
     def _flags(self, options: dict[str, Any]) -> list[str]:
         flags = []
         for key, value in options.items():
+            if key in RENAMED:
+                raise ValueError(f"unknown key {key!r}: now {RENAMED[key]}.")
             if key not in self._known():
                 raise ValueError(f"unknown key {key!r}. {self._hint(str(key))}")
             if isinstance(value, list):
@@ -114,11 +128,23 @@ class ConfigArgumentParser(HfArgumentParser):
         return flags
 
     def _known(self) -> list[str]:
-        return [field.name for kind in self.dataclass_types for field in fields(kind) if field.init]
+        names = [field.name for kind in self.dataclass_types for field in fields(kind) if field.init]
+        return [*names, "preset"] if TempBalanceConfig in self.dataclass_types else names
 
     def _hint(self, key: str) -> str:
         hint = nearest(key, [*self._known(), "config"])
         return hint if hint.startswith("Did") else "--help lists all options."
+
+
+def _value_of(option: str, argv: list[str]) -> str | None:
+    """The last value that a command line gives an option."""
+    value = None
+    for position, argument in enumerate(argv):
+        if argument == f"--{option}" and position + 1 < len(argv):
+            value = argv[position + 1]
+        elif argument.startswith(f"--{option}="):
+            value = argument.removeprefix(f"--{option}=")
+    return value
 
 
 def run(main: Callable[[], None]) -> NoReturn:

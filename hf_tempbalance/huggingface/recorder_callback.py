@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Sized
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers.trainer_callback import TrainerState
 from ..config import TempBalanceConfig
 from ..files import write_json
 from ..runs.checkpoints import last_complete_checkpoint
+from ..runs.history import cost_in_log
 from ..runs.results import RESULTS_NAME, read_results
 from .results_callback import environment
 
@@ -42,7 +44,8 @@ class Record:
         self.start, self.seconds = time.perf_counter(), 0.0
         self.has_ended = False
         if is_resumed and path.is_file():
-            self.seconds = read_results(path.parent).get("seconds") or 0.0
+            with suppress(ValueError):  # a damaged record is replaced
+                self.seconds = read_results(path.parent).get("seconds") or 0.0
         self.results: dict[str, Any] = {
             "status": "running",
             "config": config,
@@ -52,28 +55,24 @@ class Record:
         }
 
     def write(self) -> None:
-        """Bring the file up to date."""
-        if not self.args.should_save:
-            return
+        """Bring the results up to date, and the file with them."""
         log = self.state.log_history
         epochs: dict[float, dict[str, Any]] = {}
         for entry in log:
             if "loss" in entry or any(key.startswith("eval_") for key in entry):
                 epochs.setdefault(round(entry.get("epoch", 0.0), 6), {}).update(entry)
-        # The time that training stood still: of a look that went on beside it, the wait alone.
-        looks = [
-            e.get("tempbalance/wait_seconds", e["tempbalance/seconds"]) for e in log if "tempbalance/seconds" in e
-        ]
         last, _ = last_complete_checkpoint(self.path.parent)
         self.results |= {
             "seconds": self.seconds if self.has_ended else self.seconds + time.perf_counter() - self.start,
-            "tempbalance_seconds": sum(looks),
-            "looks": len(looks),
+            "tempbalance_seconds": cost_in_log(log),
+            "looks": sum("tempbalance/seconds" in entry for entry in log),
             "epochs": [epochs[epoch] for epoch in sorted(epochs)],
             "best_metric": self.state.best_metric,
             "best_checkpoint": self.state.best_model_checkpoint,
             "last_checkpoint": str(last) if last else None,
         }
+        if not self.args.should_save:
+            return
         try:
             write_json(self.path, self.results)
         except OSError as error:

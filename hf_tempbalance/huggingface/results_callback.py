@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from ..runs.checkpoints import last_complete_checkpoint
+from ..runs.history import cost_in_log
 from ..runs.results import RESULTS_NAME, read_results, write_results
 from ..spectra.analysis import analyze
 
@@ -88,10 +89,9 @@ class ResultsCallback(TrainerCallback):
             if "loss" in entry or any(key.startswith("eval_") for key in entry):
                 epochs.setdefault(round(entry["epoch"], 6), {}).update(entry)
         last, _ = last_complete_checkpoint(args.output_dir)
-        looks = [entry["tempbalance/seconds"] for entry in state.log_history if "tempbalance/seconds" in entry]
         self.results |= {
             "seconds": self.seconds_before + time.monotonic() - self.start,
-            "tempbalance_seconds": sum(looks),
+            "tempbalance_seconds": cost_in_log(state.log_history),
             "epochs": [epochs[epoch] for epoch in sorted(epochs)],
             "best_metric": state.best_metric,
             "best_checkpoint": state.best_model_checkpoint,

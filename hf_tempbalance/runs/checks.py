@@ -27,9 +27,11 @@ def check_results(path: Path, results: dict[str, Any]) -> None:
     if not is_number(rate := results.get("arguments", {}).get("learning_rate", 0)):
         raise damaged(path, "arguments.learning_rate", rate, "a number")
     for name in ("seconds", "tempbalance_seconds"):
-        value = results.get(name, 0.0)
-        if not is_number(value) or value < 0:
+        value = results.get(name)
+        if value is not None and not is_number(value):
             raise damaged(path, name, value, "a number of seconds")
+        if value is not None:  # negative where an older version's clock was set back
+            results[name] = max(float(value), 0.0)
     for position, layer in enumerate(_list(path, "layers", results.get("layers", []))):
         where = f"layers[{position}]"
         _mapping(path, where, layer)

@@ -62,7 +62,8 @@ def plot_curves_of(sides: Sequence[Side], curve: Curve, name: str) -> Figure:
         curve: (epoch, value) pairs of a run.
         name: of what is drawn.
     """
-    ax = Figure(figsize=(8, 4.2), layout="constrained").add_subplot()
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    ax = figure.add_subplot()
     for side, (style, colour, marker) in zip(sides, STYLES, strict=True):
         curves = [points for run in side.runs if (points := curve(run))]
         for points in curves:
@@ -77,7 +78,7 @@ def plot_curves_of(sides: Sequence[Side], curve: Curve, name: str) -> Figure:
     ax.set(xlabel="epoch", title=name)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
-    return ax.figure
+    return figure
 
 
 def _mean_and_band(

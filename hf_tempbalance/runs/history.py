@@ -147,3 +147,18 @@ def metric_keys(entry: dict[str, Any]) -> list[str]:
     """The metrics in an entry of Trainer's ``log_history``: what an evaluation found, without its times and speeds."""
     no_metrics = ("_runtime", "_per_second", "_model_preparation_time")
     return [key for key in entry if key.startswith("eval_") and not key.endswith(no_metrics)]
+
+
+def cost_of_looks(looks: list[dict[str, Any]]) -> float:
+    """The cost of TempBalance: seconds that training stood still for these looks of a history.
+
+    That is all of a look's computation, unless it went on beside training.
+    """
+    return float(sum(look.get("waited", look.get("wait_seconds", look["seconds"])) for look in looks))
+
+
+def cost_in_log(log: list[dict[str, Any]]) -> float:
+    """The same from the entries of looks in Trainer's ``log_history``."""
+    keys = [f"tempbalance/{name}" for name in ("waited", "wait_seconds", "seconds")]  # wait_seconds: before 0.1
+    costs = [[entry[key] for key in keys if key in entry] for entry in log]
+    return float(sum(found[0] for found in costs if found))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .history import cost_in_log, cost_of_looks
 from .run import Run
 
 
@@ -93,10 +94,7 @@ def measure(run: Run, metric: str) -> Measured:
 
 def stood_still(run: Run) -> float:
     """Seconds that training stood still for looks: of one that went on beside training, the wait alone."""
-    if run.looks:
-        return sum(look.get("wait_seconds", look["seconds"]) for look in run.looks)
-    waits = [e.get("tempbalance/wait_seconds", e.get("tempbalance/seconds")) for e in run.log]
-    return sum(wait for wait in waits if wait is not None)
+    return cost_of_looks(run.looks) if run.looks else cost_in_log(run.log)
 
 
 def direction(metric: str, runs: Sequence[Run]) -> Direction | None:
@@ -112,8 +110,9 @@ def direction(metric: str, runs: Sequence[Run]) -> Direction | None:
 
 
 def _mean_multiplier(look: dict[str, Any]) -> float:
+    """Over the tuned parameters; over the layers in a history that does not have it."""
     tuned = [layer["multiplier"] for layer in look["layers"] if layer["excluded_by"] is None]
-    return statistics.fmean(tuned) if tuned else 1.0
+    return float(look.get("multiplier_mean", statistics.fmean(tuned) if tuned else 1.0))
 
 
 def _over_steps(starts: Sequence[int], values: Sequence[float], end: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from ..files import damaged, read_json
 from .checkpoints import last_complete_checkpoint
 from .checks import check_looks, checked_log
-from .history import HISTORY_NAME, metric_keys, read_history
+from .history import HISTORY_NAME, cost_of_looks, metric_keys, read_history
 from .output import STATE_NAME
 from .results import RESULTS_NAME, read_results
 
@@ -58,8 +58,8 @@ class Run:
 
     @property
     def tempbalance_seconds(self) -> float:
-        """Time of all looks."""
-        return sum(look["seconds"] for look in self.looks)
+        """The cost of TempBalance: seconds that training stood still for the looks."""
+        return cost_of_looks(self.looks)
 
 
 def read_run(folder: str | Path) -> Run:

@@ -64,8 +64,8 @@ class Windowing:
     r"""Windows of one aspect ratio (FARMS), so that the exponents of differently shaped weights can be compared.
 
     Of a matrix (m, n) of a linear layer, embedding, fused projection or expert: K x K windows of R rows and
-    C = int(R Q) columns. R is at most min(m, n); where C is still larger than n, the largest window of this aspect
-    ratio is taken. Along m they start at
+    C = int(R Q) columns. Where such a window exceeds the matrix, R = min(R, m, n), and where C = int(R Q) is still
+    larger than n, R = int(n / Q). Along m they start at
 
         min(i step, m - R),   step = max(1, (m - R) // (K - 1)),   i = 0 ... min(K, (m - R) // step + 1) - 1
 
@@ -122,10 +122,12 @@ class Windowing:
 
     def _grid(self, shape: tuple[int, int, int]) -> tuple[list[list[tuple[int, int, int]]], int, int]:
         count, m, n = shape
-        rows = min(self.rows, m, n)
-        if int(rows * self.aspect) > n:
-            rows = max(int(n / self.aspect), 1)
-        columns = min(max(int(rows * self.aspect), 1), n)
+        rows, columns = self.rows, max(int(self.rows * self.aspect), 1)
+        if rows > m or columns > n:
+            rows = min(self.rows, m, n)
+            if int(rows * self.aspect) > n:
+                rows = max(int(n / self.aspect), 1)
+            columns = min(max(int(rows * self.aspect), 1), n)
         starts = [(i, j) for i in self._starts(m - rows) for j in self._starts(n - columns)]
         return [[(k, i, j) for k in range(count) for i, j in starts]], rows, columns
 

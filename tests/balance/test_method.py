@@ -108,7 +108,7 @@ def balanced(model: nn.Module, *, optimizer=None, **settings) -> TempBalancer:
 
 def test_every_parameter_of_a_block_takes_its_multiplier_and_the_others_keep_1():
     model = Transformer()
-    found = balanced(model, unit="block").lr_multipliers
+    found = balanced(model, unit="block", exclude_first=False).lr_multipliers
     of_block = {i: {value for name, value in found.items() if name.startswith(f"layers.{i}.")} for i in range(3)}
     assert all(len(values) == 1 for values in of_block.values())
     assert len(set.union(*of_block.values())) == 3

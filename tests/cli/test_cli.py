@@ -208,3 +208,17 @@ def test_options_that_match_nothing_and_folders_that_can_not_be_written(file, tm
     with pytest.raises(SystemExit) as ended:
         cli.main(["analyze", file, "--fit", "best"])
     assert ended.value.code == 2
+
+
+def test_weightwatcher_s_newer_columns_and_traps_only_when_they_are_asked_for(file, capsys):
+    code, out, _ = command(capsys, "analyze", file, "--json", "--fit", "median")
+    rows = json.loads(out)["layers"]
+    assert code == 0 and "num_traps" not in rows[0]
+    row = rows[5]
+    assert row["sigma"] == pytest.approx((row["alpha"] - 1) / row["num_pl_spikes"] ** 0.5)
+    assert row["num_pl_spikes"] == row["num_evals"] // 2 and 0 < row["num_ERG_spikes"] < row["num_evals"]
+    assert row["alpha_relative"] == pytest.approx(1, abs=0.2)  # random weights
+    code, out, _ = command(capsys, "analyze", file, "--only", "layer3.*", "--traps")
+    assert code == 0 and out.split("\n")[0].split()[-1] == "num_traps"
+    code, out, _ = command(capsys, "analyze", file, "--json", "--sort", "num_traps")
+    assert code == 0 and all(row["num_traps"] == 0 for row in json.loads(out)["layers"])

@@ -138,11 +138,11 @@ def test_two_trainings_into_one_folder_are_both_kept_and_that_is_said(tmp_path, 
 )
 def test_a_script_with_tempbalance_of_its_own_gets_no_second_one(tmp_path, text):
     own = "from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalanceTrainer\n"
-    own += "CONFIG = TempBalanceConfig(min_eigenvalues=1, lr_max_ratio=1.25)\n"
+    own += "CONFIG = TempBalanceConfig(min_eigenvalues=1, max_ratio=1.25)\n"
     ended = run_script(tmp_path, *BALANCE, script(tmp_path, own + text))
     assert ended.code == 0, ended.err
     assert "the script has a TempBalanceCallback of its own, and no second one is put in" in ended.err
-    assert results(tmp_path / "a")["config"]["settings"]["lr_max_ratio"] == 1.25
+    assert results(tmp_path / "a")["config"]["settings"]["max_ratio"] == 1.25
     assert len(read_history(tmp_path / "a" / HISTORY_NAME)) == 2
     plain = run_script(tmp_path, "--preset", "none", script(tmp_path, own + text))
     assert "so this is not plain training" in plain.err
@@ -192,6 +192,16 @@ def test_a_hyperparameter_search_is_recorded_trial_by_trial(tmp_path):
     rates = {results(tmp_path / "a" / f"run-{trial}")["arguments"]["learning_rate"] for trial in range(2)}
     assert len(rates) == 2
     assert len(read_history(tmp_path / "a" / "run-1" / HISTORY_NAME)) == 2
+
+
+@pytest.mark.xfail(strict=True, reason="TempBalanceCallback adds its scalars to the metrics that evaluate() returns")
+def test_the_objective_of_a_search_is_the_evaluation_s_alone(tmp_path):
+    text = SEARCH.replace("compute_objective=objective, ", "")
+    text += "\nprint('loss', [e['eval_loss'] for e in t.state.log_history if 'eval_loss' in e][-1])"
+    ended = run_script(tmp_path, "--min_eigenvalues", "1", script(tmp_path, text.replace("n_trials=2", "n_trials=1")))
+    assert ended.code == 0, ended.err
+    words = ended.out.split()
+    assert words[words.index("objective") + 1] == words[words.index("loss") + 1]
 
 
 def test_a_resumed_run_goes_on_with_its_seconds(tmp_path):
@@ -249,12 +259,12 @@ def config(*flags: str) -> TempBalanceConfig | None:
 
 
 def test_options_win_over_the_file_and_the_file_over_the_preset(tmp_path):
-    (tmp_path / "a.yaml").write_text("lr_min_ratio: 6e-1\nfit: goodness-of-fit\n")
+    (tmp_path / "a.yaml").write_text("min_ratio: 6e-1\nfit: goodness-of-fit\n")
     file = ["--config", str(tmp_path / "a.yaml")]
     assert config() == TempBalanceConfig() and config("--preset", "none") is None
-    assert config(*file) == TempBalanceConfig(lr_min_ratio=0.6, fit="goodness-of-fit")
+    assert config(*file) == TempBalanceConfig(min_ratio=0.6, fit="goodness-of-fit")
     assert config(*file, "--fit", "median", "--overlap", "true", "--zero_threshold=1e-4") == TempBalanceConfig(
-        lr_min_ratio=0.6, overlap=True, zero_threshold=1e-4
+        min_ratio=0.6, overlap=True, zero_threshold=1e-4
     )
 
 
@@ -271,13 +281,13 @@ def test_every_setting_is_an_option_and_what_follows_the_script_is_the_script_s(
         (["nowhere.py"], "nowhere.py does not exist. Give the Python file"),
         (["."], ". is a folder. Give the Python file"),
         ([], "the following arguments are required: script"),
-        (["--lr_min_rato=1", "x.py"], "unknown option '--lr_min_rato=1'. Did you mean 'lr_min_ratio'?"),
-        (["--lr_min_ratio=3", "x.py"], "lr_min_ratio=3 is larger than lr_max_ratio=1.5"),
-        (["--lr_min_ratio=much", "x.py"], "lr_min_ratio='much' is not allowed: it must be a finite number"),
+        (["--min_rato=1", "x.py"], "unknown option '--min_rato=1'. Did you mean 'min_ratio'?"),
+        (["--min_ratio=3", "x.py"], "min_ratio=3 is larger than max_ratio=1.5"),
+        (["--min_ratio=much", "x.py"], "min_ratio='much' is not allowed: it must be a finite number"),
         (["--overlap=maybe", "x.py"], "overlap='maybe' is not allowed: it must be True or False"),
         (["--metric=*", "x.py"], "metric='*' is not allowed: it must be one of 'alpha'"),
         (["--preset=none", "--fit=median", "x.py"], "--preset none is plain training and has no settings"),
-        (["--preset=nobody", "x.py"], "preset='nobody' is not allowed"),
+        (["--preset=nobody", "x.py"], "unknown preset 'nobody'. Allowed are"),
         (["--config=nowhere.yaml", "x.py"], "nowhere.yaml"),
         (["--config=bad.yaml", "x.py"], "bad.yaml is not YAML"),
         (["--config=list.yaml", "x.py"], "list.yaml must have one 'option: value' a line"),

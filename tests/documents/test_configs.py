@@ -91,7 +91,7 @@ def test_numbers_with_an_exponent_lists_and_mappings_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr_min: 0.5", "a.yaml: unknown key 'lr_min'. Did you mean 'min_ratio'"),
+        ("min_rate: 0.5", "a.yaml: unknown key 'min_rate'. Did you mean 'min_ratio'"),
         ("- 1\n- 2", "one 'option: value' a line"),
         ("a: [", "a.yaml is not YAML"),
     ],

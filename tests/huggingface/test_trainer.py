@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import ConvNet, Digits, trainer_settings
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalanceTrainer, TempBalanceTrainingArguments
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
@@ -74,13 +74,13 @@ def test_without_tempbalance_it_is_a_trainer(tmp_path):
 def test_the_scalars_of_a_look_go_through_trainer_log_and_the_loss_is_still_logged(tmp_path):
     logged = []
 
-    class Log(TempBalanceTrainer):
-        def log(self, logs, *args, **kwargs):
-            logged.append((self.state.global_step, set(logs)))
-            super().log(logs, *args, **kwargs)
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs, **kwargs):
+            logged.append((state.global_step, set(logs)))
 
-    arguments = TempBalanceTrainingArguments(**trainer_settings(tmp_path, logging_strategy="epoch"))
-    Log(ConvNet(), arguments, train_dataset=Digits(128), tempbalance=TempBalanceConfig()).train()
+    trainer = make(tmp_path, logging_strategy="epoch")
+    trainer.callback_handler.callbacks.insert(0, Tracker())
+    trainer.train()
     assert [step for step, keys in logged if "tempbalance/alpha_mean" in keys] == [0, 4, 8]
     assert [step for step, keys in logged if "loss" in keys] == [4, 8]
 

@@ -49,8 +49,9 @@ def a_run(
     write_results(folder, results | {"seconds": 31.0, "epochs": log, "predictions": list(predictions)})
     if tempbalance is not None:
         for step, multiplier in ((0, 0.5), (10, 1.5)):
-            layers = [{"name": "fc", "excluded_by": None, "multiplier": multiplier}]
-            layers += [{"name": "head", "excluded_by": "last", "multiplier": 1.0}]
+            numbers = {"kind": "linear", "num_eigenvalues": 64, "alpha": 2.5, "D": 0.1, "stable_rank": 9.0}
+            layers = [numbers | {"name": "fc", "excluded_by": None, "multiplier": multiplier}]
+            layers += [numbers | {"name": "head", "excluded_by": "last", "multiplier": 1.0}]
             append_look(
                 folder / "tempbalance_history.jsonl",
                 {"step": step, "epoch": step / 10, "seconds": 0.25, "layers": layers},

@@ -31,6 +31,76 @@ def test_embeddings_are_neither_first_nor_last_and_tuned_only_on_demand():
     assert rules(model, embeddings="tune") == {"0": None, "1": "first", "2": None, "3": "last"}
 
 
+LANGUAGE_MODEL = {
+    "embed_tokens": nn.Embedding(99, 64),
+    "layers": mlp(64, 64, 64, 20, 64),
+    "lm_head": nn.Linear(64, 99),
+}
+
+
+def test_a_name_pattern_excludes_whatever_other_rule_there_is_and_first_and_last_do_not_move_on():
+    model = nn.ModuleDict(LANGUAGE_MODEL)
+    assert rules(model, exclude=("*fc0", "lm_*")) == {
+        "embed_tokens": "embedding",
+        "layers.fc0": "excluded",
+        "layers.fc1": None,
+        "layers.fc2": "min_eigenvalues",
+        "layers.fc3": "min_eigenvalues",
+        "lm_head": "excluded",
+    }
+    assert rules(model, exclude=("FC1", "fc1"))["layers.fc1"] is None  # the whole name, in its case
+    assert rules(model, exclude=("embed*",), embeddings="tune")["embed_tokens"] == "excluded"
+
+
+def test_an_excluded_layer_is_analysed_and_a_vocabulary_is_not():
+    layers = find_layers(nn.ModuleDict(LANGUAGE_MODEL), Exclusions(exclude=("*fc1", "lm_head")))
+    assert [layer.name for layer in layers if layer.is_analysed] == [f"layers.fc{i}" for i in range(4)]
+
+
+def pinned(model: nn.Module, **options) -> dict[str, str | None]:
+    """Rules of the layers that are pinned."""
+    layers = find_layers(model, Exclusions(embeddings="largest", **options))
+    assert all(layer.is_tuned and not layer.is_analysed for layer in layers if layer.is_pinned)
+    return {layer.name: layer.excluded_by for layer in layers if layer.is_pinned}
+
+
+def test_embedding_and_head_can_be_tuned_with_the_largest_multiplier():
+    model = nn.ModuleDict(LANGUAGE_MODEL)
+    assert pinned(model) == {"embed_tokens": None, "lm_head": None}
+    assert rules(model, embeddings="largest", min_eigenvalues=0) == {
+        "embed_tokens": None,
+        "layers.fc0": "first",
+        "layers.fc1": None,
+        "layers.fc2": None,
+        "layers.fc3": None,  # the head is the last layer
+        "lm_head": None,
+    }
+
+
+def test_also_alone_where_a_pattern_excludes_all_else():
+    assert pinned(nn.ModuleDict(LANGUAGE_MODEL), exclude=("layers.*",)) == {"embed_tokens": None, "lm_head": None}
+    assert pinned(nn.ModuleDict(LANGUAGE_MODEL), exclude=("*",)) == {}
+
+
+def test_a_head_is_known_by_its_shape_or_by_a_word_of_its_name():
+    names = {
+        "wte": nn.Embedding(99, 64),
+        "decoder": nn.Linear(64, 99),  # of the vocabulary's shape
+        "pos_embed": nn.Linear(64, 64),
+        "multihead": nn.Linear(64, 64),
+        "head": nn.Linear(64, 5),
+    }
+    assert pinned(nn.ModuleDict(names)) == dict.fromkeys(["wte", "decoder", "pos_embed", "head"])
+
+
+def test_a_tied_head_is_pinned_and_a_frozen_embedding_is_not():
+    model = nn.ModuleDict(LANGUAGE_MODEL | {"lm_head": nn.Linear(64, 99)})
+    model.lm_head.weight = model.embed_tokens.weight
+    assert pinned(model) == {"embed_tokens": None, "lm_head": None}
+    frozen = nn.ModuleDict({"embed": nn.Embedding(99, 64).requires_grad_(False), "layers": mlp(64, 64, 64, 64)})
+    assert pinned(frozen) == {} and rules(frozen, embeddings="largest")["embed"] == "frozen"
+
+
 def test_first_and_last_do_not_move_on_and_the_minimum_comes_after_them():
     model = mlp(10, 64, 64, 20, 10)  # 10, 64, 20 and 10 eigenvalues
     assert rules(model) == {"fc0": "first", "fc1": None, "fc2": "min_eigenvalues", "fc3": "last"}

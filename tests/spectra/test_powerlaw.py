@@ -49,6 +49,10 @@ def test_known_spectra(values, fit, alpha, distance, index):
     assert fitted(values, fit=fit) == (pytest.approx(alpha, abs=1e-6), pytest.approx(distance, abs=1e-6), index)
 
 
+def test_every_fit_of_the_settings_has_a_function():
+    assert powerlaw.FITS.keys() == set(FITS)
+
+
 def test_a_smaller_xmin_pos_puts_less_into_the_tail():
     assert fitted(SQUARES, xmin_pos=1.5) == (pytest.approx(3.477644, abs=1e-6), pytest.approx(0.192096, abs=1e-6), 40)
 

@@ -1,9 +1,10 @@
-"""alpha of the goodness-of-fit is WeightWatcher's, where both have the same eigenvalues."""
+"""The columns that WeightWatcher has too are its numbers, where both have the same eigenvalues."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,6 +12,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import hf_tempbalance.tasks.backbones  # noqa: F401  registers the *_cifar networks
 from hf_tempbalance import TempBalanceConfig, analyze
+from hf_tempbalance.spectra.analysis import analyze_weights
+from hf_tempbalance.spectra.spikes import num_traps, tail_columns
+from hf_tempbalance.spectra.weights import find_weights
 
 
 # WeightWatcher and what it imports warn of their own syntax and of pandas.
@@ -54,3 +58,28 @@ def test_every_layer_has_weightwatcher_s_alpha_and_distance(make):
         assert spectrum.num_eigenvalues == row["num_evals"]
         compared += 1
     assert compared >= 12
+
+
+def test_every_layer_has_weightwatcher_s_sigma_spikes_and_traps():
+    weightwatcher = pytest.importorskip("weightwatcher", reason="WeightWatcher is not installed")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        *(torch.nn.Linear(*shape) for shape in [(100, 100), (150, 110), (120, 240), (256, 128)])
+    )
+    with torch.no_grad():
+        for traps, layer in enumerate(model):
+            layer.weight.normal_(std=0.05)
+            layer.weight.view(-1)[[5, 900, 9000][:traps]] = 3.0
+    np.random.seed(0)  # its shuffling; two of ours in one row would be one spike
+    table = weightwatcher.WeightWatcher(model=model).analyze(min_evals=10, detX=True, randomize=True, mp_fit=True)
+    rows = {row["longname"]: row for row in table.to_dict("records")}
+    config = TempBalanceConfig(fit="goodness-of-fit")
+    weights = list(find_weights(model))
+    for traps, (weight, (spectrum, eigenvalues)) in enumerate(
+        zip(weights, analyze_weights(weights, config), strict=True)
+    ):
+        row, ours = rows[spectrum.name], tail_columns(spectrum, eigenvalues)
+        assert ours["num_pl_spikes"] == row["num_pl_spikes"]
+        assert ours["sigma"] == pytest.approx(row["sigma"], rel=1e-3)
+        assert ours["num_ERG_spikes"] == row["num_ERG_spikes"]
+        assert num_traps(weight.stack()) == row["num_traps"] == traps

@@ -1,0 +1,60 @@
+"""The columns of ``hf-tempbalance analyze``."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from ..spectra.analysis import LayerSpectrum
+
+# Column -> value, in WeightWatcher's words where it has one.
+COLUMNS = {
+    "layer_id": lambda number, s: number,
+    "name": lambda number, s: s.name,
+    "layer_type": lambda number, s: s.kind,
+    "N": lambda number, s: max(_matrix(s)),
+    "M": lambda number, s: min(_matrix(s)),
+    "rf": lambda number, s: s.num_eigenvalues // min(_matrix(s)) if min(_matrix(s)) else 0,
+    "Q": lambda number, s: max(_matrix(s)) / min(_matrix(s)) if min(_matrix(s)) else math.nan,
+    "num_evals": lambda number, s: s.num_eigenvalues,
+    "alpha": lambda number, s: s.alpha,
+    "alpha_relative": lambda number, s: s.alpha_relative,
+    "D": lambda number, s: s.D,
+    "xmin": lambda number, s: s.xmin,
+    "alpha_weighted": lambda number, s: s.alpha_hat,
+    "norm": lambda number, s: s.norm,
+    "log_norm": lambda number, s: _log10(s.norm),
+    "spectral_norm": lambda number, s: s.spectral_norm,
+    "log_spectral_norm": lambda number, s: _log10(s.spectral_norm),
+    "stable_rank": lambda number, s: s.stable_rank,
+    "entropy": lambda number, s: s.entropy,
+    "warning": lambda number, s: verdict(s.alpha),
+    "excluded_by": lambda number, s: s.excluded_by or "",
+}
+SHOWN = ["name", "layer_type", "N", "M", "rf", "num_evals", "alpha", "alpha_relative", "D", "xmin"]
+SHOWN += ["alpha_weighted", "spectral_norm", "stable_rank", "warning", "excluded_by"]
+# Columns of `hf_tempbalance.spectra.spikes`; num_traps only with --traps.
+SPIKES = ["sigma", "num_pl_spikes", "num_ERG_spikes", "num_traps"]
+
+
+def verdict(alpha: float) -> str:
+    """WeightWatcher's word for an exponent: "over-trained" below 2, "under-trained" above 6."""
+    if alpha < 2:
+        return "over-trained"
+    return "under-trained" if alpha > 6 else ""
+
+
+def _matrix(spectrum: LayerSpectrum) -> tuple[int, int]:
+    """Rows and columns of one matrix of the weight."""
+    shape = spectrum.shape
+    if spectrum.kind == "in_proj":
+        return shape[0] // 3, shape[1]
+    if len(shape) < 2:
+        return 0, 0
+    return (shape[-2], shape[-1]) if spectrum.kind == "experts" else (shape[0], shape[1])
+
+
+def _log10(value: float) -> float:
+    return math.log10(value) if value > 0 else math.nan
