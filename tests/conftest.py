@@ -36,7 +36,7 @@ def _shared(folder: str) -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Outputs of the reference implementation."""
+    """All outputs of the reference implementation; the small ones are in tests/golden, too."""
     return _shared("golden")
 
 

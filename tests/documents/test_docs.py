@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import run_directly
 
 from hf_tempbalance import TempBalanceConfig
 from hf_tempbalance.study.study_file import load_study
@@ -24,7 +25,11 @@ def test_every_file_that_is_named_exists(page):
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "results" / "README.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "docs" / "results" / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "RELEASE.md"],
+    ids=lambda page: page.stem,
+)
 def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not link.startswith("http") and not (page.parent / link).exists()] == []
@@ -37,8 +42,9 @@ def test_the_python_of_a_page_runs_as_printed(page, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text("utf-8"), flags=re.DOTALL)
     assert blocks
     for code in blocks:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-        assert done.returncode == 0, done.stderr
+        (tmp_path / "block.py").write_text(code)
+        done = run_directly(tmp_path, tmp_path / "block.py")
+        assert done.code == 0, done.err
 
 
 def test_the_api_reference_is_what_the_docstrings_say():

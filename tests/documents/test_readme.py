@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_directly
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,8 +22,9 @@ def test_there_is_a_snippet_for_each_way_in():
 def test_a_snippet_runs_as_printed(number, tmp_path):
     code = SNIPPETS[number]
     assert len(code.splitlines()) <= 24
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "snippet.py").write_text(code)
+    done = run_directly(tmp_path, tmp_path / "snippet.py")
+    assert done.code == 0, done.err
     if number < 2:
         assert list(tmp_path.glob("**/tempbalance_history.jsonl"))
 

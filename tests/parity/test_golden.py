@@ -14,14 +14,15 @@ from torch import nn
 from hf_tempbalance import TempBalanceConfig, TempBalancer, analyze
 
 
+COMMITTED = Path(__file__).resolve().parents[1] / "golden"
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 NETWORKS = pytest.mark.parametrize("network", ["resnet18_w025", "wrn16_2"])
 
 
 @DTYPES
-def test_every_value_of_single_layers(golden, dtype):
-    rows = json.loads((golden / "matrices.json").read_text())["rows"]
+def test_every_value_of_single_layers(dtype):
+    rows = json.loads((COMMITTED / "matrices.json").read_text())["rows"]
     assert len(rows) >= 5
     for row in rows:
         model = nn.Sequential(layer_of(row)).to(dtype)
@@ -36,6 +37,11 @@ def test_every_value_of_single_layers(golden, dtype):
                 "eigs_num": spectrum.num_eigenvalues,
             }
             assert mine == pytest.approx(expected, rel=TOLERANCE[dtype]), (row["shape"], row["law"], fit)
+
+
+@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.json")), ids=lambda path: path.stem)
+def test_a_committed_file_is_the_reference_s(golden, path):
+    assert json.loads(path.read_text()) == json.loads((golden / path.name).read_text())
 
 
 def layer_of(row: dict) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Pictures: what they show, with one look or many, with 5 layers and with 200, with numbers missing."""
+"""Pictures: what they show, with one look or many, with 3 layers and with 200, with numbers missing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def drawn(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("layers", [5, 200])
+@pytest.mark.parametrize("layers", [3, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("count", [1, 40])
 def test_every_picture_of_a_run_is_drawn_and_stays_on_a_page(layers, count):
     history = looks(layers, count)
@@ -109,11 +109,11 @@ def test_an_excluded_layer_does_not_take_the_colours_from_the_tuned_ones():
 
 
 def test_numbers_that_are_missing_leave_a_hatched_cell_and_no_error():
-    history = looks(5, 3)
+    history = looks(3, 3)
     for look in history:
-        look["layers"][2] |= {"alpha": math.nan, "multiplier": 1.0}
+        look["layers"][1] |= {"alpha": math.nan, "multiplier": 1.0}
     figure = plots.plot_layers(history, "alpha")
-    assert figure.axes[0].images[0].get_array().mask[2].all()
+    assert figure.axes[0].images[0].get_array().mask[1].all()
     drawn(figure)
     for look in history:
         for layer in look["layers"]:
@@ -124,9 +124,9 @@ def test_numbers_that_are_missing_leave_a_hatched_cell_and_no_error():
 
 def test_pictures_are_drawn_on_an_axis_that_is_given():
     ax = Figure().add_subplot()
-    assert plots.plot_layers(looks(5, 2), "alpha", ax) is ax.figure
+    assert plots.plot_layers(looks(3, 2), "alpha", ax) is ax.figure
     ax = Figure().add_subplot()
-    assert plots.plot_rates(looks(5, 2), log(2), ax) is ax.figure
+    assert plots.plot_rates(looks(3, 2), log(2), ax) is ax.figure
     assert [line.get_label() for line in ax.lines if line.get_linestyle() == "--"] == ["schedule"]
 
 

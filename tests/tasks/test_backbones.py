@@ -153,8 +153,9 @@ LOAD = """
 import sys, torch
 {before}
 from transformers import AutoModelForImageClassification
-model = AutoModelForImageClassification.from_pretrained(sys.argv[1], {arguments}).eval()
-torch.save((model(torch.load(sys.argv[1] + "/images.pt")).logits, model.config.id2label), sys.argv[1] + "/logits.pt")
+for folder in sys.argv[1:]:
+    model = AutoModelForImageClassification.from_pretrained(folder, {arguments}).eval()
+    torch.save((model(torch.load(folder + "/images.pt")).logits, model.config.id2label), folder + "/logits.pt")
 """
 
 
@@ -166,19 +167,22 @@ torch.save((model(torch.load(sys.argv[1] + "/images.pt")).logits, model.config.i
     ],
     ids=["with the package", "without it"],
 )
-@pytest.mark.parametrize("name", ["resnet18_cifar", "vgg16_cifar", "wrn16_8_cifar"])
-def test_a_saved_model_gives_the_same_logits_in_a_fresh_process(tmp_path, name, before, arguments):
-    model = create_image_classifier(name, NAMES, model_args={"width_factor": 0.25}, **IMAGE)
-    model(torch.randn(8, 3, 32, 32))  # moves the running statistics away from their start
-    model.eval().save_pretrained(tmp_path)
+def test_saved_models_give_the_same_logits_in_a_fresh_process(tmp_path, before, arguments):
     images = torch.randn(2, 3, 32, 32)
-    torch.save(images, tmp_path / "images.pt")
+    models = {}
+    for name in ("resnet18_cifar", "vgg16_cifar", "wrn16_8_cifar"):
+        model = models[tmp_path / name] = create_image_classifier(
+            name, NAMES, model_args={"width_factor": 0.25}, **IMAGE
+        )
+        model(torch.randn(8, 3, 32, 32))  # moves the running statistics away from their start
+        model.eval().save_pretrained(tmp_path / name)
+        torch.save(images, tmp_path / name / "images.pt")
     code = LOAD.format(before=before, arguments=arguments)
     # The order of a sum, and with it the last bit, depends on the number of threads.
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     environment = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "PATH": ""} | threads
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:timm", "-c", code, str(tmp_path)],
+        [sys.executable, "-W", "error::UserWarning:timm", "-c", code, *map(str, models)],
         capture_output=True,
         text=True,
         env=environment,
@@ -186,10 +190,11 @@ def test_a_saved_model_gives_the_same_logits_in_a_fresh_process(tmp_path, name, 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    logits, labels = torch.load(tmp_path / "logits.pt")
-    assert torch.equal(logits, model(images).logits)
-    assert labels == dict(enumerate(NAMES))
-    assert json.loads((tmp_path / "config.json").read_text())["auto_map"]["AutoModelForImageClassification"]
+    for folder, model in models.items():
+        logits, labels = torch.load(folder / "logits.pt")
+        assert torch.equal(logits, model(images).logits), folder.name
+        assert labels == dict(enumerate(NAMES))
+        assert json.loads((folder / "config.json").read_text())["auto_map"]["AutoModelForImageClassification"]
 
 
 COPY_AND_PACKAGE = """
