@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .intervals import Interval, interval, paired_difference
 from .measured import Direction, Measured, measure
 from .measured import direction as direction_of
 from .run import read_run
 from .settings import METHOD, Difference, differences
-
-
-Verdict = Literal["above", "below", "not shown"]
 
 
 @dataclass(frozen=True)
@@ -28,36 +25,18 @@ class Side:
 
     @property
     def values(self) -> list[float]:
-        """One a run."""
+        """The metric of each run."""
         return [run.value for run in self.runs]
 
     @property
     def mean(self) -> float:
-        """Of the values."""
-        return statistics.fmean(self.values)
+        """Mean of the values."""
+        return interval(self.values).mean
 
     @property
     def sd(self) -> float:
         """Standard deviation of the values, n - 1 in the denominator; NaN for one run."""
-        return statistics.stdev(self.values) if len(self.runs) > 1 and math.isfinite(self.mean) else math.nan
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Other minus base over the pairs. sd, low and high, of the 95% interval of the mean, are NaN without one."""
-
-    n: int
-    mean: float
-    sd: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> Verdict:
-        """What the interval supports."""
-        if self.low > 0:
-            return "above"
-        return "below" if self.high < 0 else "not shown"
+        return interval(self.values).sd
 
 
 @dataclass(frozen=True)
@@ -76,7 +55,7 @@ class Comparison:
     other: Side
     pairs: list[tuple[int, int]]
     paired_by: Literal["seed", "order"]
-    difference: PairedDifference
+    difference: Interval
     direction: Direction | None
     settings: list[Difference]
     warnings: list[str] = field(default_factory=list)
@@ -99,7 +78,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; NaN is left as it is (`files.finite` makes null of it)."""
-        difference = vars(self.difference) | {"verdict": self.difference.verdict}
+        difference = {name: getattr(self.difference, name) for name in ("n", "mean", "sd", "low", "high", "verdict")}
         return {
             "metric": self.metric,
             "better": self.direction,
@@ -146,7 +125,7 @@ def compare_runs(base: Sequence[str | Path], other: Sequence[str | Path], metric
         direction=direction_of(metric, [m.run for m in (*sides[0], *sides[1])]),
         settings=settings,
     )
-    comparison.warnings.extend([*notes, *_limits(comparison, gains)])
+    comparison.warnings.extend([*notes, *_limits(comparison)])
     return comparison
 
 
@@ -173,24 +152,7 @@ def pair(
     return [(position, position) for position in range(count)], "order", notes
 
 
-def paired_difference(gains: Sequence[float]) -> PairedDifference:
-    """Student's 95% interval of the mean of paired differences.
-
-    Without spread, as among differences of a metric in coarse steps, there is no interval: it would have no width.
-    """
-    n, mean = len(gains), statistics.fmean(gains)
-    if n < 2 or not math.isfinite(mean):
-        return PairedDifference(n, mean, math.nan, math.nan, math.nan)
-    sd = statistics.stdev(gains)
-    if sd <= 1e-12 * max(map(abs, gains), default=0.0):
-        return PairedDifference(n, mean, sd, math.nan, math.nan)
-    from scipy.stats import ttest_1samp
-
-    low, high = ttest_1samp(gains, 0.0).confidence_interval(0.95)
-    return PairedDifference(n, mean, sd, float(low), float(high))
-
-
-def _limits(comparison: Comparison, gains: Sequence[float]) -> list[str]:
+def _limits(comparison: Comparison) -> list[str]:
     """What a reader must know before believing the difference."""
     found, base, other = [], comparison.base, comparison.other
     runs = [*base.runs, *other.runs]
@@ -209,7 +171,7 @@ def _limits(comparison: Comparison, gains: Sequence[float]) -> list[str]:
         )
     if comparison.difference.n == 1:
         found.append("One pair: there is no interval, and no verdict. Train more seeds.")
-    elif comparison.difference.sd <= 1e-12 * max(map(abs, gains)):
+    elif math.isfinite(comparison.difference.sd) and math.isnan(comparison.difference.low):
         found.append("All differences are the same, so their spread can't be told and there is no interval.")
     for a, b in comparison.pairs:
         one, two = base.runs[a], other.runs[b]
@@ -231,7 +193,7 @@ def _limits(comparison: Comparison, gains: Sequence[float]) -> list[str]:
 
 
 def _names(sides: Sequence[Sequence[Measured]], settings: Sequence[Difference]) -> list[str]:
-    """Of the two sides, from what their runs are; never from which came first."""
+    """Names of the two sides, from what their runs are; never from which came first."""
     names = [" and ".join(dict.fromkeys(run.method for run in side)) for side in sides]
     if names[0] != names[1]:
         return names

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..runs.history import HISTORY_NAME, read_history
+from ..runs.intervals import interval
 from ..runs.plots import as_text, limits, plot_history
 from .collect import Collected, Measured
 from .runner import RUNS_NAME
-from .statistics import interval
 
 
 # Told apart without colour as well.

@@ -9,11 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runs.intervals import Interval, interval, paired_difference
 from .collect import Collected, Measured
-from .statistics import Interval, interval, paired_difference
-
-
-VERDICTS = {"larger": "above", "smaller": "below", "not shown": "not shown"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def _row(collected: Collected, cell: dict[str, str]) -> Row:
     difference = None
     if reference != cell:
         ours, theirs = ({m.run.seed: 100 * m.last for m in collected.of(c)} for c in (cell, reference))
-        difference = paired_difference(ours, theirs)
+        difference = paired_difference([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
     tuned = collected.chosen.get(tuple(cell.values()))
     return Row(
         labels=tuple(cell.values()),
@@ -81,7 +78,7 @@ def cells_of(collected: Collected, row: Row) -> list[str]:
     if row.difference is None:
         against = ["", "baseline"]
     else:
-        against = [_with_interval(row.difference, signed=True), VERDICTS[row.difference.sign]]
+        against = [_with_interval(row.difference, signed=True), row.difference.verdict]
     accuracies = [_with_interval(value) for value in (row.last, row.best, row.chosen)]
     return [
         *row.labels,
@@ -146,7 +143,7 @@ def csv_table(collected: Collected) -> str:
             value = getattr(row, name)
             parts = (value.mean, value.sd, value.low, value.high) if value is not None else (math.nan,) * 4
             numbers += ["" if math.isnan(number) else repr(number) for number in parts]
-        verdict = ["", "baseline"] if row.difference is None else [row.difference.n, VERDICTS[row.difference.sign]]
+        verdict = ["", "baseline"] if row.difference is None else [row.difference.n, row.difference.verdict]
         writer.writerow([*row.labels, *([row.tuned] if tuned else []), row.last.n, *numbers, *verdict])
     return stream.getvalue()
 
@@ -177,6 +174,8 @@ def _with_interval(value: Interval, *, signed: bool = False) -> str:
     mean = f"{value.mean:+.2f}" if signed else f"{value.mean:.2f}"
     if value.n < 2:
         return f"{mean} (one run)"
+    if math.isnan(value.half_width):
+        return f"{mean} +- {value.sd:.2f} (all the same: no interval)"
     return f"{mean} +- {value.sd:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 

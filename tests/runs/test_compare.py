@@ -13,7 +13,7 @@ from scipy.stats import ttest_1samp
 
 from hf_tempbalance import TempBalanceConfig
 from hf_tempbalance.cli import main as cli
-from hf_tempbalance.runs.compare import compare_runs, paired_difference
+from hf_tempbalance.runs.compare import compare_runs
 from hf_tempbalance.runs.history import append_look
 from hf_tempbalance.runs.results import write_results
 
@@ -171,11 +171,6 @@ def test_one_run_on_a_side_has_no_interval(tmp_path, capsys):
         "no interval. TempBalance above or\nbelow plain: not shown." in out
         and "! One pair: there is no interval" in out
     )
-
-
-def test_equal_differences_show_nothing():
-    found = paired_difference([0.01, 0.01, 0.01])
-    assert math.isnan(found.low) and found.verdict == "not shown"
 
 
 def test_a_loss_says_which_direction_is_better(tmp_path, capsys):

@@ -83,7 +83,7 @@ def test_the_rows_have_means_and_paired_differences_over_the_same_seeds(tmp_path
     )
     assert tempbalance.difference.mean == pytest.approx(2.0)
     assert tempbalance.difference.sd == pytest.approx(0.1)
-    assert tempbalance.difference.sign == "larger" and snr.difference.sign == "not shown"
+    assert tempbalance.difference.verdict == "above" and snr.difference.verdict == "not shown"
     assert sgd.best.mean - sgd.last.mean == pytest.approx(1.0)
     assert sgd.chosen.mean == pytest.approx(sgd.last.mean)  # the last epoch is the best on held-out images
     assert sgd.share.mean == pytest.approx(0.5)
