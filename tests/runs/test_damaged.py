@@ -135,7 +135,7 @@ def test_a_field_that_is_missing_or_of_another_kind_is_left_out_or_named(tmp_pat
     ("name", "place", "new", "message"),
     [
         (RESULTS_NAME, ("epochs", 1, "epoch"), "x", "results.json is damaged: epochs[1].epoch is 'x'; a number"),
-        (RESULTS_NAME, ("seconds",), None, "seconds is None; a number of seconds belongs there"),
+        (RESULTS_NAME, ("seconds",), "x", "seconds is 'x'; a number of seconds belongs there"),
         (RESULTS_NAME, ("arguments",), 3, "arguments is 3; an object belongs there"),
         (HISTORY_NAME, ("layers", 1, "alpha"), "x", "line 1: layers[1].alpha is 'x'; a number or null"),
         (HISTORY_NAME, ("layers", 0, "kind"), ..., "line 1: layers[0].kind is None; text belongs there"),
