@@ -318,7 +318,7 @@ class TempBalancer:
             return dict(self._multipliers)
         multipliers = multipliers_of(spectra, self.method)
         # Equal scores could still be mapped to different last bits by different processors.
-        multipliers = from_first_rank(multipliers)
+        multipliers = dict(from_first_rank(multipliers))
         if rank_and_size()[0] == 0:
             self._warn([spectrum for spectrum in spectra if spectrum.is_tuned], multipliers)
         return multipliers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -34,7 +34,7 @@ class Method(Decomposition):
 
     score: Callable[[LayerSpectrum], float]
     unit: Callable[[str], str]
-    is_usable: Callable[[Sequence[float]], Sequence[bool]]
+    is_usable: Callable[[Sequence[float]], Iterable[bool]]
     mapping: Callable[[Sequence[float]], list[float]]
     normalize: bool
     largest: float
@@ -44,13 +44,18 @@ class Method(Decomposition):
     @classmethod
     def of(cls, config: TempBalanceConfig) -> Method:
         """The method that the settings name."""
-        bounds = {"min_ratio": config.min_ratio, "max_ratio": config.max_ratio, "sharpness": config.sharpness}
         return cls(
             **vars(Decomposition.of(config)),
             score=METRICS[config.metric],
             unit=UNITS[config.unit],
             is_usable=partial(is_usable, mapping=config.mapping),
-            mapping=partial(map_scores, mapping=config.mapping, **bounds),
+            mapping=partial(
+                map_scores,
+                mapping=config.mapping,
+                min_ratio=config.min_ratio,
+                max_ratio=config.max_ratio,
+                sharpness=config.sharpness,
+            ),
             normalize=config.normalize,
             largest=config.max_ratio,
             control=CONTROLS[config.control],

@@ -112,7 +112,8 @@ def analyze_weights(
 
 def _batches(layers: list[Layer]) -> Iterator[list[Layer]]:
     """Layers in order, together as long as their weights in float32 fit into `BATCH_BYTES`."""
-    batch, size = [], 0
+    batch: list[Layer] = []
+    size = 0
     for layer in layers:
         bytes_of = 4 * math.prod(layer.shape) + OBJECT_BYTES
         if batch and size + bytes_of > BATCH_BYTES:

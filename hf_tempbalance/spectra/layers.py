@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -136,20 +136,22 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: the model is wrapped by FSDP1, whose flat parameters have no matrices.
     """
+    inside: Any = model
     while True:
-        if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        if any(type(module).__name__ == "FullyShardedDataParallel" for module in inside.modules()):
             raise ValueError(
                 "The model is wrapped by FullyShardedDataParallel (FSDP1), which flattens its weights, so that they "
                 "have no spectrum. Use FSDP2: torch.distributed.fsdp.fully_shard, or fsdp_version: 2 in the settings."
             )
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif (compiled := dict(model.named_children()).get("_orig_mod")) is not None:
-            model = compiled
-        elif type(model).__name__ == "DeepSpeedEngine":
-            model = model.module
+        if isinstance(inside, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inside = inside.module
+        elif (compiled := dict(inside.named_children()).get("_orig_mod")) is not None:
+            inside = compiled
+        elif type(inside).__name__ == "DeepSpeedEngine":
+            inside = inside.module
         else:
-            return model
+            unwrapped: nn.Module = inside
+            return unwrapped
 
 
 def find_layers(model: nn.Module, exclusions: Exclusions | None = None) -> list[Layer]:

@@ -23,7 +23,7 @@ class PowerLawFit(NamedTuple):
     alpha: Tensor  # exponent, no unit
     xmin: Tensor  # the eigenvalue at which the tail starts, units of weight squared
     D: Tensor  # Kolmogorov-Smirnov distance between tail and fit, 0 to 1
-    index: Tensor  # position of xmin in the ascending spectrum, int64
+    index: Tensor  # type: ignore[assignment]  # position of xmin in the ascending spectrum, int64
 
 
 def fit_power_law(eigenvalues: Tensor, *, fit: Fit = "median", xmin_pos: float = 2.0, bins: int = 100) -> PowerLawFit:
@@ -248,7 +248,8 @@ def _positions(width: int, count: int, device: torch.device) -> Tensor:
     """About ``count`` of the positions 0 ... width-1, half of them evenly spaced, half denser towards the largest."""
     even = torch.linspace(0, width - 1, count // 2, device=device)
     dense = width - torch.logspace(0, math.log10(width), count // 2, device=device)
-    return torch.cat([even, dense]).long().clamp(0, width - 1).unique()
+    positions: Tensor = torch.cat([even, dense]).long().clamp(0, width - 1).unique()
+    return positions
 
 
 def _distances(relative: Tensor, alpha: Tensor, rows: Tensor, starts: Tensor, positions: Tensor) -> Tensor:
