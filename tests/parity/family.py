@@ -154,9 +154,18 @@ def described(folder: Path, network: str) -> dict[str, Any]:
 
 
 @cache
-def model_of(folder: Path, network: str) -> nn.Module:
-    """Modules with the names, classes and weights of the file, in float64; without a forward pass."""
-    return build(folder, described(folder, network))
+def model_of(folder: Path, network: str, *, channels_first: bool = False) -> nn.Module:
+    """Modules with the names, classes and weights of the file, in float64; without a forward pass.
+
+    channels_first: with the weights of every Conv1d (out, in, k) turned to (in, k, out). Model Balancing's SciML code
+    takes a matrix (in, k) for each output channel, where we take one (out, in) for each kernel position; turned, they
+    are the same matrices.
+    """
+    model = build(folder, described(folder, network))
+    for module in model.modules():
+        if channels_first and isinstance(module, nn.Conv1d):
+            module.weight = nn.Parameter(module.weight.detach().permute(1, 2, 0).contiguous())
+    return model
 
 
 def build(folder: Path, network: dict[str, Any]) -> nn.Module:
