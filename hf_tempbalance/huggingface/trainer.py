@@ -18,7 +18,7 @@ from ..balance.layer_groups import LayerGroups
 from ..balance.optimizer_check import check_optimizer
 from ..balance.optimizer_kinds import is_schedule_free
 from ..config import TempBalanceConfig
-from ..runs.checkpoints import last_complete_checkpoint
+from ..runs.checkpoints import resolve
 from ..spectra.layers import unwrap
 from .callback import TempBalanceCallback
 from .training_args import TempBalanceTrainingArguments
@@ -69,19 +69,13 @@ class TempBalanceTrainer(Trainer):
             callbacks.insert(len(callbacks) - 2, callbacks.pop())
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer; True resumes from the newest checkpoint that was written to its end.
+        """Train as Trainer does; True or "last" resumes from the newest checkpoint that was written to its end.
 
         Raises:
-            ValueError: True, and the output folder has no such checkpoint.
+            ValueError: there is no such checkpoint.
         """
-        if resume_from_checkpoint is True:
-            checkpoint, incomplete = last_complete_checkpoint(self.args.output_dir)
-            for path in incomplete:
-                logger.warning("%s is incomplete: it was being written when the run ended. It is not used.", path)
-            if checkpoint is None:
-                raise ValueError(f"{self.args.output_dir} has no complete checkpoint to resume from.")
-            resume_from_checkpoint = str(checkpoint)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        checkpoint = resolve(self.args.output_dir, resume_from_checkpoint)
+        return super().train(checkpoint, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As Trainer; every parameter with ``weight_decay_on_all``."""
