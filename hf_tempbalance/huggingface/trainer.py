@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -22,9 +21,6 @@ from ..runs.checkpoints import resolve
 from ..spectra.layers import unwrap
 from .callback import TempBalanceCallback
 from .training_args import TempBalanceTrainingArguments
-
-
-logger = logging.getLogger(__name__)
 
 
 class TempBalanceTrainer(Trainer):

@@ -23,7 +23,7 @@ from .windows import Windowing, whole_matrices
 
 
 # Eigenvalues of an n x n matrix against one multiplication of n x n matrices, in time: measured on CPUs, see
-# scripts/bench_distributed.py.
+# scripts/benchmarks/distributed.py.
 EIGENVALUE_COST = 3.0
 # A tail that starts below this share of the largest eigenvalue may lose the fourth digit of alpha in float32.
 RESOLUTION = 3000 * torch.finfo(torch.float32).eps
