@@ -19,11 +19,11 @@ class ResultsFile:
     """What a training has measured so far, and the file that has it; only the process that saves writes the file.
 
     Args:
-        path: of the file, in the output folder.
+        path: where the file is, in the output folder.
         content: what is known before training.
-        state: of the Trainer; what it has logged is read again at every `write`.
+        state: the Trainer's; what it has logged is read again at every `write`.
         start: when the clock began, by ``time.perf_counter``; None for now.
-        seconds: of the earlier parts of a resumed training.
+        seconds: length of the earlier parts of a resumed training.
     """
 
     def __init__(

@@ -74,13 +74,13 @@ class TempBalanceTrainer(Trainer):
         return super().train(checkpoint, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """As Trainer; every parameter with ``weight_decay_on_all``."""
+        """Names of the parameters with weight decay: Trainer's, or all with ``weight_decay_on_all``."""
         if isinstance(self.args, TempBalanceTrainingArguments) and self.args.weight_decay_on_all:
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """As Trainer, with the groups split by layer."""
+        """Make Trainer's optimizer, with its groups split by layer."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         for callback in self.callback_handler.callbacks:
@@ -95,7 +95,7 @@ class TempBalanceTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """As Trainer; a staircase with ``scheduler_unit="epoch"``."""
+        """Make Trainer's schedule; a staircase of it with ``scheduler_unit="epoch"``."""
         is_new = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if is_new and isinstance(self.args, TempBalanceTrainingArguments) and self.args.scheduler_unit == "epoch":
@@ -119,7 +119,7 @@ class TempBalanceTrainer(Trainer):
         dataset_name: str | list[str] | None = None,
         **others: Any,
     ) -> None:
-        """As Trainer, with results, settings and picture of TempBalance; ``push_to_hub`` calls it.
+        """Write Trainer's model card with results, settings and picture of TempBalance; ``push_to_hub`` calls it.
 
         TRL's trainers call it at every checkpoint, and a save may push: a card that can't be written is a warning, and
         training, saving and pushing go on.
