@@ -29,7 +29,12 @@ LAYER_SETTINGS = (
 
 @dataclass(frozen=True)
 class KeptState:
-    """last_look_step: of the last look that is in force; -1 before the first. is_known: whether there was a state."""
+    """What a checkpoint has kept of a callback.
+
+    Attributes:
+        last_look_step: step of the last look that is in force; -1 before the first.
+        is_known: whether there was a state.
+    """
 
     last_look_step: int = -1
     is_known: bool = False

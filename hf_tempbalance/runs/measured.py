@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .history import cost_in_log, cost_of_looks
+from .history import cost_in_log, cost_of_looks, is_tuned
 from .run import Run
 
 
@@ -29,7 +29,7 @@ class Measured:
         losses: (epoch, training loss).
         seconds: of the run, None where the files don't tell.
         stood_still: seconds of them that training stood still for looks at the weights.
-        multipliers: (epoch, mean multiplier of the balanced layers from there on); empty for plain training.
+        multipliers: (epoch, mean multiplier of the tuned layers from there on); empty for plain training.
         mean_multiplier: its mean over the steps of the run; 1 for plain training.
     """
 
@@ -47,7 +47,7 @@ class Measured:
 
     @property
     def method(self) -> str:
-        """Of plain training "plain"; else the name of the preset."""
+        """The method's name: "plain" for plain training, else the preset's."""
         if self.run.settings is None and not self.run.looks:
             return "plain"
         name = self.run.options.get("preset") or "tempbalance"
@@ -98,7 +98,7 @@ def stood_still(run: Run) -> float:
 
 
 def direction(metric: str, runs: Sequence[Run]) -> Direction | None:
-    """Which is better, as the runs say or the metric's name tells; None where neither does."""
+    """Which direction of a metric is better, as the runs say or the metric's name tells; None where neither does."""
     for run in runs:
         chosen, greater = (run.arguments.get(name) for name in ("metric_for_best_model", "greater_is_better"))
         if greater is not None and chosen is not None and metric.removeprefix("eval_") == chosen.removeprefix("eval_"):
@@ -110,8 +110,8 @@ def direction(metric: str, runs: Sequence[Run]) -> Direction | None:
 
 
 def _mean_multiplier(look: dict[str, Any]) -> float:
-    """Over the tuned parameters; over the layers in a history that does not have it."""
-    tuned = [layer["multiplier"] for layer in look["layers"] if layer["excluded_by"] is None]
+    """The mean multiplier over the tuned parameters; over the layers in a history that does not have it."""
+    tuned = [layer["multiplier"] for layer in look["layers"] if is_tuned(layer)]
     return float(look.get("multiplier_mean", statistics.fmean(tuned) if tuned else 1.0))
 
 

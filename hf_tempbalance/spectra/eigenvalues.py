@@ -22,7 +22,7 @@ GRAM_BLOCK = 128
 
 
 class MatrixStack(Protocol):
-    """k matrices (m, n); a 3-d tensor, or an object that computes each matrix when it is asked for."""
+    """A stack of k matrices (m, n): a 3-d tensor, or an object that computes each matrix when it is asked for."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -41,7 +41,7 @@ class MatrixStack(Protocol):
 
 
 class InFloat64:
-    """The same matrices in float64, cast when they are asked for; on the CPU where an accelerator lacks the dtype."""
+    """A stack in float64, cast when they are asked for; on the CPU where an accelerator lacks the dtype."""
 
     def __init__(self, stack: MatrixStack) -> None:
         self._stack = stack

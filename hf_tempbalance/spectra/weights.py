@@ -51,14 +51,14 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole weight, also where this process holds a shard; () for a lazy layer."""
+        """Shape of the whole weight, also where this process holds a shard; () for a lazy layer."""
         if isinstance(self.tensor, nn.UninitializedParameter):
             return ()
         return tuple(getattr(self.tensor, "ds_shape", self.tensor.shape))
 
     @property
     def stack_shape(self) -> tuple[int, int, int]:
-        """(matrices, rows, columns); zeros where there is no shape yet."""
+        """Shape of `stack`, (matrices, rows, columns); zeros where there is no shape yet."""
         shape = self.shape
         if self.kind == "in_proj":
             return 3, shape[0] // 3, shape[1]
@@ -82,7 +82,7 @@ class Weight:
 
     @property
     def is_trained(self) -> bool:
-        """Whether a matrix-shaped parameter is, or any parameter of an adapter: VeRA and others train vectors."""
+        """Whether a matrix-shaped parameter of it is trained, or any parameter of an adapter: VeRA trains vectors."""
         own = {id(p) for p in self.adapters[-1].base_layer.parameters()} if self.adapters else None
         return any(
             p.requires_grad and (_is_matrix(p) or (own is not None and id(p) not in own)) for p in self.parameters
