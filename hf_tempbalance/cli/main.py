@@ -214,7 +214,8 @@ def _spectra(
             spikes.append(tail_columns(spectrum, eigenvalues))
             if options.traps:
                 spikes[-1]["num_traps"] = math.nan if eigenvalues is None else num_traps(weight.stack())
-        if plots is not None and eigenvalues is not None and math.isfinite(spectrum.alpha):
+        is_drawn = fnmatch.fnmatch(spectrum.name, options.only or "*") if plots is not None else False
+        if plots is not None and is_drawn and eigenvalues is not None and math.isfinite(spectrum.alpha):
             from ..runs.plots import plot_spectrum
 
             path = plots / f"{file_stem(spectrum.name, taken)}.png"
