@@ -43,8 +43,7 @@ def read_state(state: TrainerState, name: str, balancer: TempBalancer, config: T
         ValueError: the state is damaged, or the settings tune other layers now; the message has file, field and the
             way out. Nothing else is raised, whatever the file has.
     """
-    kept = state.stateful_callbacks.get(name)
-    kept = kept[-1] if isinstance(kept, list) and kept else kept
+    kept = kept_of(state, name)
     if state.global_step == 0:
         return KeptState()
     if kept is None:
@@ -60,6 +59,13 @@ def read_state(state: TrainerState, name: str, balancer: TempBalancer, config: T
         raise ValueError(
             f"{error} Resume from another checkpoint, or delete the entry {name} to go on with a new look."
         ) from error
+
+
+def kept_of(state: TrainerState, name: str) -> Any:
+    """What Trainer's state has of the callback of this class name, of several the last; None where it has none."""
+    kept: Any = state.stateful_callbacks  # declared as a list; Trainer makes it a mapping of class names
+    kept = kept.get(name)
+    return kept[-1] if isinstance(kept, list) and kept else kept
 
 
 def _read(kept: Any, where: str, balancer: TempBalancer, config: TempBalanceConfig, step: int) -> KeptState:

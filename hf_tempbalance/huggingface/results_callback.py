@@ -19,6 +19,7 @@ from ..runs.checkpoints import last_complete_checkpoint
 from ..runs.history import cost_in_log
 from ..runs.results import RESULTS_NAME, read_results, write_results
 from ..spectra.analysis import analyze
+from .training_args import output_folder
 
 
 PACKAGES = ("hf_tempbalance", "torch", "transformers", "accelerate", "timm", "datasets", "numpy")
@@ -46,9 +47,9 @@ class ResultsCallback(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         before = {}
-        path = Path(args.output_dir, RESULTS_NAME)
+        path = output_folder(args) / RESULTS_NAME
         if self.is_resumed and path.is_file():
-            before = read_results(args.output_dir)
+            before = read_results(output_folder(args))
         self.seconds_before = max(0.0, before.get("seconds") or 0.0)
         self.alphas = {layer["name"]: layer for layer in before.get("layers", [])}
         for spectrum in [] if self.alphas else analyze(kwargs["model"]):
@@ -88,7 +89,7 @@ class ResultsCallback(TrainerCallback):
         for entry in state.log_history:
             if "loss" in entry or any(key.startswith("eval_") for key in entry):
                 epochs.setdefault(round(entry["epoch"], 6), {}).update(entry)
-        last, _ = last_complete_checkpoint(args.output_dir)
+        last, _ = last_complete_checkpoint(output_folder(args))
         self.results |= {
             "seconds": self.seconds_before + time.monotonic() - self.start,
             "tempbalance_seconds": cost_in_log(state.log_history),
@@ -99,7 +100,7 @@ class ResultsCallback(TrainerCallback):
             "layers": list(self.alphas.values()),
         }
         if args.should_save:
-            write_results(args.output_dir, self.results)
+            write_results(output_folder(args), self.results)
 
 
 def environment(args: TrainingArguments) -> dict[str, Any]:
