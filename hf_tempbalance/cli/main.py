@@ -194,8 +194,12 @@ def _spectra(
 
     source = open_source(model)
     # A file does not tell which layer was registered first and last.
-    rules = {"exclude_first": source.has_model, "exclude_last": source.has_model}
-    config = TempBalanceConfig(fit=options.fit, xmin_pos=options.xmin_pos, **rules)
+    config = TempBalanceConfig(
+        fit=options.fit,
+        xmin_pos=options.xmin_pos,
+        exclude_first=source.has_model,
+        exclude_last=source.has_model,
+    )
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
     errors = Console(stderr=True)
