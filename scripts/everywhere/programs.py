@@ -14,7 +14,6 @@ from .outcome import WORKS
 
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-WORKER = SCRIPTS.parent / "tests" / "processes" / "worker.py"
 
 
 def launch(program: list[str], processes: int, *, timeout: float = 300) -> subprocess.CompletedProcess:
@@ -25,7 +24,13 @@ def launch(program: list[str], processes: int, *, timeout: float = 300) -> subpr
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines=1", f"--num_processes={processes}"]
     command += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}"]
     command += ["--multi_gpu"] if processes > 1 else []
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    paths = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {
+        "PYTHONPATH": paths,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "DS_ACCELERATOR": "cpu",
+    }
     return subprocess.run(
         [*command, *program], capture_output=True, text=True, env=environment, timeout=timeout, check=False
     )
@@ -58,7 +63,7 @@ def check_processes() -> dict[str, str]:
             continue
         for processes in (2,) if task.startswith("deepspeed") else (2, 4):
             with tempfile.TemporaryDirectory() as folder:
-                done = launch([str(WORKER), task, folder], processes)
+                done = launch(["-m", "everywhere.rank", task, folder], processes)
                 parts = [path.read_text() for path in sorted(Path(folder).glob(f"{task}-*.json"))]
             result = _ended(done)
             if result == WORKS and (len(parts) != processes or len(set(parts)) != 1):

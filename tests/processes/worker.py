@@ -13,62 +13,16 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from tiny import Digits, mlp, trainer_settings
+from everywhere.rank import RANK, SIZE, TASKS, WIDTHS, make_trainer, report, run
+from tiny import mlp
 
-from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalancer, TempBalanceTrainer
-
-
-RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-WIDTHS = (64, 96, 128, 96, 64, 10)
-
-
-class Classifier(nn.Module):
-    """Linear layers and no BatchNorm, whose statistics would depend on the number of processes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = mlp(*WIDTHS)
-
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        logits = pixel_values.flatten(1).to(self.layers.fc0.weight.dtype)
-        for layer in self.layers:
-            logits = layer(logits).tanh()
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
-
-
-def report(task: str, folder: Path, **values) -> None:
-    """This rank's results; floats keep all their digits in JSON."""
-    (folder / f"{task}-{RANK}.json").write_text(json.dumps(values))
-
-
-OVERLAPPED = TempBalanceConfig(overlap=True, overlap_steps=2)
-
-
-def make_trainer(folder: Path, kind: str, *callbacks, model=None, tempbalance=None, **changes):
-    settings = {"per_device_train_batch_size": 64 // SIZE, "num_train_epochs": 3, "optim_args": "momentum=0.9"}
-    arguments = TrainingArguments(**trainer_settings(folder / "run", **(settings | changes)))
-    data = {"train_dataset": Digits(256), "callbacks": list(callbacks)}
-    if kind == "callback":
-        data["callbacks"].append(TempBalanceCallback())
-        return Trainer(model or Classifier(), arguments, **data)
-    return TempBalanceTrainer(model or Classifier(), arguments, **data, tempbalance=tempbalance or TempBalanceConfig())
-
-
-def balancer_of(trainer) -> TempBalancer:
-    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, TempBalanceCallback)).balancer
-
-
-def train(folder: Path, kind: str) -> None:
-    """A Trainer with TempBalance from start to end."""
-    trainer = make_trainer(folder, kind, model=Classifier().double())
-    trainer.train()
-    weights = {name: value.double().sum().item() for name, value in trainer.model.state_dict().items()}
-    report(kind, folder, size=SIZE, multipliers=balancer_of(trainer).lr_multipliers, weights=weights)
+from hf_tempbalance import TempBalanceConfig, TempBalancer
 
 
 def looks_differ(folder: Path) -> None:
@@ -184,89 +138,6 @@ def killed(folder: Path) -> None:
     report("killed", folder)
 
 
-def fsdp(folder: Path, config: TempBalanceConfig | None = None) -> None:
-    """FSDP2: sharded weights, in a bare loop; and the same loop in one process."""
-    from torch.distributed.fsdp import fully_shard
-
-    if SIZE > 1:
-        dist.init_process_group("gloo")
-    model = Classifier().double()
-    if SIZE > 1:
-        from torch.distributed.device_mesh import init_device_mesh
-
-        mesh = init_device_mesh("cpu", (SIZE,))
-        for layer in model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    balancer = TempBalancer(model, optimizer, config)
-    rates = {}
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    optimizer.register_step_pre_hook(
-        lambda opt, args, kwargs: rates.update(
-            {names[id(p)]: group["lr"] for group in opt.param_groups for p in group["params"]}
-        )
-    )
-    data = Digits(256)
-    looks = []
-    for epoch in range(3):
-        if balancer.config.overlap and epoch:
-            balancer.begin_look()
-            spectra = []  # nothing is known yet
-        else:
-            spectra = balancer.rebalance()
-        looks.append({spectrum.name: spectrum.alpha for spectrum in spectra})
-        for start in range(0, 256, 64):
-            part = slice(start + RANK * 64 // SIZE, start + (RANK + 1) * 64 // SIZE)
-            model(data.images[part], data.labels[part])["loss"].backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    with torch.no_grad():  # an evaluation leaves weights gathered, under other tensors
-        model(data.images[:8], data.labels[:8])
-    task = "fsdp" if config is None else "fsdp_overlapped"
-    report(task, folder, looks=looks, rates=rates, multipliers=balancer.lr_multipliers)
-
-
-def fsdp_overlapped(folder: Path) -> None:
-    """The same with looks beside training, each in force two steps later."""
-    fsdp(folder, OVERLAPPED)
-
-
-def deepspeed(folder: Path, stage: int, *, overlap: bool) -> None:
-    """DeepSpeed ZeRO through TempBalanceTrainer; the rates are read where DeepSpeed's inner optimizer steps."""
-    rates: list[dict[str, float]] = []
-    multipliers: list[dict[str, float]] = []
-
-    class Rates(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            multipliers.append(balancer_of(trainer).layer_multipliers)
-
-        def on_train_begin(self, args, state, control, optimizer, **kwargs):
-            inner = optimizer
-            while hasattr(inner, "optimizer"):
-                inner = inner.optimizer
-            inner.register_step_pre_hook(
-                lambda opt, args, kwargs: rates.append({g["layer"]: g["lr"] for g in opt.param_groups if g["params"]})
-            )
-
-    settings = {
-        "zero_optimization": {"stage": stage},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-    }
-    changes = {"deepspeed": settings, "lr_scheduler_type": "constant", "tempbalance": OVERLAPPED if overlap else None}
-    trainer = make_trainer(folder, "trainer", Rates(), **changes)
-    trainer.train()
-    last = {}
-    for step in rates:  # ZeRO steps one group at a time
-        last |= step
-    kind = type(trainer.optimizer).__name__
-    task = f"deepspeed{stage}" + ("_overlapped" if overlap else "")
-    report(task, folder, optimizer=kind, rates=last, multipliers=multipliers)
-
-
 def deepspeed_plain(folder: Path) -> None:
     """Flat parameters of a plain Trainer's two groups can't be told apart."""
     settings = {"zero_optimization": {"stage": 2}, "zero_allow_untested_optimizer": True}
@@ -277,19 +148,16 @@ def deepspeed_plain(folder: Path) -> None:
         report("deepspeed_plain", folder, error=str(error))
 
 
+OWN = (
+    looks_differ,
+    overlapped,
+    nan_on_one_rank,
+    failure_on_one_rank,
+    other_model_on_one_rank,
+    killed,
+    deepspeed_plain,
+)
+
+
 if __name__ == "__main__":
-    task, folder = sys.argv[1], Path(sys.argv[2])
-    torch.manual_seed(1)
-    if task in ("callback", "trainer"):
-        train(folder, task)
-    elif task.removesuffix("_overlapped")[:-1] == "deepspeed":
-        deepspeed(folder, int(task.removesuffix("_overlapped")[-1]), overlap=task.endswith("_overlapped"))
-    else:
-        globals()[task](folder)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    # At exit torch's sharding threads and DeepSpeed's shared memory abort now and then: measured in one of 24 runs of
-    # plain FSDP2 on a busy machine.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    run(TASKS | {task.__name__: task for task in OWN})
