@@ -1,7 +1,7 @@
-"""Tries TempBalance with every optimizer and schedule, method, kind of model, loop and process group that this machine has.
+"""Tries TempBalance with every optimizer, schedule, method, kind of model, loop and process group of this machine.
 
     python scripts/check_everywhere.py                       everything: about a quarter of an hour on 2 cores
-    python scripts/check_everywhere.py --only optimizers     or: decay, methods, models, adapters, trl, loops, processes
+    python scripts/check_everywhere.py --only optimizers     or: decay methods models adapters trl loops processes
     python scripts/check_everywhere.py --markdown            as the tables of docs/compatibility.md
     pip install '.[everywhere]'                              8-bit optimizers, GaLore, APOLLO, LOMO, DeepSpeed, TRL
 
@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -88,7 +88,7 @@ def trl_rows() -> Iterator[Row]:
     yield from _ways_rows(trl_trainers.check_trainers())
 
 
-def _ways_rows(checked: dict[str, tuple[str, ...]]) -> Iterator[Row]:
+def _ways_rows(checked: Mapping[str, Sequence[str]]) -> Iterator[Row]:
     for name, results in checked.items():
         reasons = dict.fromkeys(reason for result in results if (reason := result.partition(": ")[2]))
         yield name, *(result.partition(": ")[0] for result in results), ". ".join(reasons)
