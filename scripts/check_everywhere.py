@@ -1,6 +1,6 @@
 """Tries TempBalance with every optimizer, schedule, method, kind of model, loop and process group of this machine.
 
-    python scripts/check_everywhere.py                       everything: about a quarter of an hour on 2 cores
+    python scripts/check_everywhere.py                       everything: about twenty minutes on 2 cores
     python scripts/check_everywhere.py --only optimizers     or: decay methods models adapters trl loops processes
     python scripts/check_everywhere.py --markdown            as the tables of docs/compatibility.md
     pip install '.[everywhere]'                              8-bit optimizers, GaLore, APOLLO, LOMO, DeepSpeed, TRL
@@ -117,6 +117,7 @@ SECTIONS = {
     "processes": process_rows,
 }
 WAYS = {"optimizers": optimizers.WAYS, "decay": optimizers.WAYS, "methods": methods.WAYS, "trl": trl_trainers.WAYS}
+TITLES = {"decay": "Weight decay", "trl": "TRL"}
 
 
 def print_table(section: str, header: Row, rows: list[Row]) -> None:
@@ -132,7 +133,7 @@ def print_table(section: str, header: Row, rows: list[Row]) -> None:
 
 
 def print_markdown(section: str, header: Row, rows: list[Row]) -> None:
-    print(f"\n## {'TRL' if section == 'trl' else section.capitalize()}\n")
+    print(f"\n## {TITLES.get(section, section.capitalize())}\n")
     for row in (header, ["---"] * len(header), *rows):
         print("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -74,8 +74,22 @@ def lbfgs(model: nn.Module) -> tuple[Any, dict[str, Any]]:
     return (lambda: lambda model: torch.optim.LBFGS(model.parameters(), lr=0.01)), {}
 
 
-def rprop(model: nn.Module) -> tuple[Any, dict[str, Any]]:
-    return torch.optim.Rprop, {"lr": 0.01}
+class SignSGD(torch.optim.Optimizer):
+    """Has no weight decay and does not look at the one that Trainer writes into every group."""
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.01) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter -= group["lr"] * parameter.grad.sign()
+
+
+def sign_sgd(model: nn.Module) -> tuple[Any, dict[str, Any]]:
+    return SignSGD, {"lr": 0.01}
 
 
 LINEAR_TARGETS = {"optim_target_modules": ["fc1", "fc2", "fc3"]}
@@ -113,7 +127,7 @@ OPTIMIZERS = {
     "torch LBFGS": Setup(factory=lbfgs),
 }
 # With a target that has the weight decay in it also one that has none.
-DECAYED = OPTIMIZERS | {"torch Rprop": Setup(factory=rprop)}
+DECAYED = OPTIMIZERS | {"signSGD of one's own": Setup(factory=sign_sgd)}
 
 
 class Network(nn.Module):

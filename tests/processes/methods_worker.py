@@ -69,7 +69,7 @@ def train(folder: Path, config: TempBalanceConfig, kind: str, **changes) -> dict
         def on_step_begin(self, args, state, control, optimizer, **kwargs):
             self.lr = optimizer.param_groups[0]["lr"]
 
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_optimizer_step(self, args, state, control, **kwargs):  # before the look that may follow
             callbacks = trainer.callback_handler.callbacks
             balancer = next(c for c in callbacks if isinstance(c, TempBalanceCallback)).balancer
             factors = {"lr": balancer.lr_multipliers, "weight_decay": balancer.weight_decay_multipliers}
