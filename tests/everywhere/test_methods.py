@@ -114,3 +114,32 @@ def test_a_weight_decay_of_0_that_is_to_be_multiplied_is_said():
     config = TempBalanceConfig.preset("alphadecay")
     with pytest.warns(NoEffectWarning, match="weight decay, and that is 0 in every group of the optimizer"):
         TempBalancer(model, torch.optim.SGD(model.parameters(), lr=0.1), config)
+
+
+def lora_multipliers(preset: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Of the trained parameters of BERT with LoRA, and of the layers, after a look and its ramp."""
+    pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = MODELS["BERT with LoRA"]()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    balancer = TempBalancer(model, torch.optim.SGD(trained.values(), lr=0.0), TempBalanceConfig.preset(preset))
+    balancer.rebalance()
+    for _ in range(balancer.config.ramp_steps):
+        balancer.optimizer.step()
+    return {name: balancer.lr_multipliers[name] for name in trained}, balancer.layer_multipliers
+
+
+def test_with_lora_the_adapters_of_a_block_share_its_multiplier():
+    found, _ = lora_multipliers("model-balancing")
+    blocks = [{value for name, value in found.items() if f"encoder.layer.{i}." in name} for i in (0, 1)]
+    assert [len(values) for values in blocks] == [1, 1] and blocks[0] != blocks[1]
+    assert {value for name, value in found.items() if "encoder.layer" not in name} == {1.0}
+
+
+def test_with_lora_and_llr_each_adapter_takes_its_layer_s_multiplier_and_frozen_embeddings_take_none():
+    found, layers = lora_multipliers("llr")
+    assert not any("embeddings" in name for name in layers)
+    adapters = [name for name in found if "lora_" in name]
+    assert len(adapters) == 2 * 11 and len({found[name] for name in adapters}) > 5
+    assert all(found[name] == layers[name.partition(".lora_")[0]] for name in adapters)
+    assert (min(layers.values()), max(layers.values())) == (1.0, 3.0)
