@@ -1,7 +1,7 @@
-"""Tries TempBalance with every optimizer and schedule, kind of model, loop and process group that this machine has.
+"""Tries TempBalance with every optimizer, schedule, method, kind of model, loop and process group of this machine.
 
-    python scripts/check_everywhere.py                       everything: about a quarter of an hour on 2 cores
-    python scripts/check_everywhere.py --only optimizers     or: models, adapters, trl, loops, processes
+    python scripts/check_everywhere.py                       everything: about twenty minutes on 2 cores
+    python scripts/check_everywhere.py --only optimizers     or: decay methods models adapters trl loops processes
     python scripts/check_everywhere.py --markdown            as the tables of docs/compatibility.md
     pip install '.[everywhere]'                              8-bit optimizers, GaLore, APOLLO, LOMO, DeepSpeed, TRL
 
@@ -16,12 +16,12 @@ import logging
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from everywhere import adapters, models, optimizers, programs, trl_trainers
+from everywhere import adapters, methods, models, optimizers, programs, trl_trainers
 
 
 Row = tuple[str, ...]  # what was tried, how it ended (with each way in), more about it
@@ -38,7 +38,7 @@ def main() -> int:
     for section in options.only:
         rows = list(SECTIONS[section]())
         failed += sum("failed" in row[1:-1] for row in rows)
-        header = ("tried", *(("callback", "trainer") if section in ("optimizers", "trl") else ("result",)), "with")
+        header = ("tried", *WAYS.get(section, ("result",)), "with")
         (print_markdown if options.markdown else print_table)(section, header, rows)
     print(f"\n{failed} failed" if failed else "\nNothing failed.")
     return 1 if failed else 0
@@ -46,16 +46,28 @@ def main() -> int:
 
 def optimizer_rows() -> Iterator[Row]:
     """One row for each optimizer; schedules that end alike are put together."""
-    results = optimizers.check_optimizers()
-    for name in optimizers.OPTIMIZERS:
+    yield from _optimizer_rows(optimizers.check_optimizers(), optimizers.SCHEDULES, "schedules")
+
+
+def decay_rows() -> Iterator[Row]:
+    """The same with targets that have the weight decay in them."""
+    yield from _optimizer_rows(optimizers.check_decay(), optimizers.DECAY_TARGETS, "targets")
+
+
+def _optimizer_rows(results: dict[str, dict[str, str]], tried: Sequence[str], what: str) -> Iterator[Row]:
+    for name in dict.fromkeys(key.rpartition(", ")[0] for key in results):
         rows = [results[f"{name}, {way}"] for way in optimizers.WAYS]
         ends: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for schedule in optimizers.SCHEDULES:
-            ends[tuple(row[schedule] for row in rows)].append(schedule)
-        for end, schedules in ends.items():
-            where = f"all {len(schedules)} schedules" if len(ends) == 1 else ", ".join(schedules)
+        for setting in tried:
+            ends[tuple(row[setting] for row in rows)].append(setting)
+        for end, settings in ends.items():
+            where = f"all {len(settings)} {what}" if len(ends) == 1 else ", ".join(settings)
             reasons = dict.fromkeys(reason for result in end if (reason := result.partition(": ")[2]))
             yield name, *(result.partition(": ")[0] for result in end), ". ".join([where, *reasons])
+
+
+def method_rows() -> Iterator[Row]:
+    yield from _ways_rows(methods.check_methods())
 
 
 def model_rows() -> Iterator[Row]:
@@ -73,7 +85,11 @@ def _rows(results: dict[str, tuple[str, str]]) -> Iterator[Row]:
 
 
 def trl_rows() -> Iterator[Row]:
-    for name, results in trl_trainers.check_trainers().items():
+    yield from _ways_rows(trl_trainers.check_trainers())
+
+
+def _ways_rows(checked: Mapping[str, Sequence[str]]) -> Iterator[Row]:
+    for name, results in checked.items():
         reasons = dict.fromkeys(reason for result in results if (reason := result.partition(": ")[2]))
         yield name, *(result.partition(": ")[0] for result in results), ". ".join(reasons)
 
@@ -92,12 +108,16 @@ def process_rows() -> Iterator[Row]:
 
 SECTIONS = {
     "optimizers": optimizer_rows,
+    "decay": decay_rows,
+    "methods": method_rows,
     "models": model_rows,
     "adapters": adapter_rows,
     "trl": trl_rows,
     "loops": loop_rows,
     "processes": process_rows,
 }
+WAYS = {"optimizers": optimizers.WAYS, "decay": optimizers.WAYS, "methods": methods.WAYS, "trl": trl_trainers.WAYS}
+TITLES = {"decay": "Weight decay", "trl": "TRL"}
 
 
 def print_table(section: str, header: Row, rows: list[Row]) -> None:
@@ -113,7 +133,7 @@ def print_table(section: str, header: Row, rows: list[Row]) -> None:
 
 
 def print_markdown(section: str, header: Row, rows: list[Row]) -> None:
-    print(f"\n## {'TRL' if section == 'trl' else section.capitalize()}\n")
+    print(f"\n## {TITLES.get(section, section.capitalize())}\n")
     for row in (header, ["---"] * len(header), *rows):
         print("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |")
 

@@ -31,7 +31,7 @@ from .virtual_groups import Factors, VirtualGroups
 
 
 class NoEffectWarning(UserWarning):
-    """A look changed nothing: all tuned layers have the same multiplier 1."""
+    """Nothing changes: all tuned layers have the same multiplier 1, or what is multiplied is 0."""
 
 
 class TempBalancer:
@@ -69,6 +69,7 @@ class TempBalancer:
         self.optimizer = optimizer
         self.layers, self._layer_of = assign_parameters(self.model, self.config)
         self._check_optimizer()
+        self._warn_of_no_decay()
         self._multipliers = {layer.name: 1.0 for layer in self.layers if layer.is_tuned}
         check_control(self.config.control, [self.method.unit(name) for name in self._multipliers])
         self._has_looked = False
@@ -299,6 +300,17 @@ class TempBalancer:
         trained = [p for p in self.model.parameters() if id(p) in self._layer_of and p.requires_grad]
         check_optimizer(self.optimizer, trained, keys=self.method.target(1.0))
 
+    def _warn_of_no_decay(self) -> None:
+        if "lr" in self.method.target(1.0) or rank_and_size()[0] != 0:
+            return
+        if not any(group["weight_decay"] for group in self.optimizer.param_groups):
+            warnings.warn(
+                "target='weight_decay' multiplies the weight decay, and that is 0 in every group of the optimizer, so "
+                "nothing changes. Set weight_decay in the training arguments or the optimizer.",
+                NoEffectWarning,
+                stacklevel=3,
+            )
+
     def _names(self) -> dict[str, str | None]:
         """Parameter name -> layer, for every parameter."""
         return {clean_name(name): self._layer_of_parameter(p) for name, p in self.model.named_parameters()}
@@ -315,7 +327,7 @@ class TempBalancer:
 
     def _multipliers_of(self, spectra: list[LayerSpectrum]) -> dict[str, float]:
         if self.config.control == "frozen" and self._has_looked:
-            return dict(self._multipliers)
+            return dict(self._multipliers if self._ramp is None else self._ramp.after)
         multipliers = multipliers_of(spectra, self.method)
         # Equal scores could still be mapped to different last bits by different processors.
         multipliers = dict(from_first_rank(multipliers))

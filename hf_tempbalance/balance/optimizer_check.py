@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .optimizer_kinds import REFUSALS, is_deepspeed, is_schedule_free, levels_of
-from .virtual_groups import VirtualGroups
+from .virtual_groups import Factors, VirtualGroups
 
 
 def check_optimizer(
@@ -28,12 +28,13 @@ def check_optimizer(
 
     Raises:
         ValueError: its class can't be split, its groups have no such value, it keeps none or only some of the tuned
-            parameters, or a trial on two throw-away parameters shows that it ignores the rates of its groups.
+            parameters, or a trial on two throw-away parameters shows that it ignores the values of its groups.
     """
     *_, inner = levels = levels_of(optimizer)
     for name in (type(level).__name__ for level in levels):
         if name in REFUSALS:
             raise ValueError(f"{name} can't be given one learning rate per layer: {REFUSALS[name]}.")
+    keys = tuple(keys)
     for key in keys:
         if any(key not in group for group in inner.param_groups):
             raise ValueError(
@@ -68,20 +69,47 @@ def check_optimizer(
             f"{name} can't be given one learning rate per layer: in a trial step it moved a parameter whose "
             "group has the rate 0."
         )
+    if tuned and "weight_decay" in keys and _ignores_weight_decay(inner, tuned[0]):
+        raise ValueError(
+            f"{name} does not act on the weight_decay of its groups, as a trial step shows. Use an optimizer that "
+            "does, or target='lr'."
+        )
 
 
 def _ignores_group_rates(optimizer: torch.optim.Optimizer, like: Tensor) -> bool:
     """Whether a twin of the optimizer moves a parameter whose view of a split group has rate 0."""
+    found = _trial(optimizer, like, {"lr": 1.0}, {"lr": 0.0})
+    return found is not None and not torch.equal(found[1], found[2])
+
+
+def _ignores_weight_decay(optimizer: torch.optim.Optimizer, like: Tensor) -> bool:
+    """Whether a twin of the optimizer moves two parameters alike that differ in the decay of their groups alone."""
+    like = torch.empty(0, dtype=torch.float32, device=like.device)  # in bfloat16 a small step is lost
+    found = _trial(optimizer, like, {"weight_decay": 1.0}, {"weight_decay": 0.0}, lr=0.1, weight_decay=0.5)
+    return found is not None and torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def _trial(
+    optimizer: torch.optim.Optimizer, like: Tensor, *factors: Factors, **values: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Two equal parameters after a step of a twin with these factors and values of its group, and what they were.
+
+    None for a class that can't be made from its defaults, which tells nothing either way.
+    """
     weights = [torch.nn.Parameter(torch.eye(4, dtype=like.dtype, device=like.device)) for _ in range(2)]
     for weight in weights:
-        weight.grad = torch.ones_like(weight)
+        # A decay of 0.5 turns the sign on the diagonal: that of Adam's first step is all that counts.
+        weight.grad = torch.full_like(weight, -0.25)
+    still = weights[1].detach().clone()
     try:
         twin = type(optimizer)(weights, **optimizer.defaults)
-        still = weights[1].detach().clone()
-        rates = {"moves": 1.0, "rests": 0.0}
-        layer_of = {id(weights[0]): "moves", id(weights[1]): "rests"}
-        VirtualGroups(twin, lambda weight: layer_of[id(weight)], lambda layer: {"lr": rates[str(layer)]})
+        for group in twin.param_groups:
+            group.update(values)
+        names = ("one", "other")
+        layer_of = {id(weight): name for weight, name in zip(weights, names, strict=True)}
+        factors_of = dict(zip(names, factors, strict=True))
+        VirtualGroups(twin, lambda weight: layer_of[id(weight)], lambda layer: factors_of[str(layer)])
         twin.step()
-    except Exception:  # noqa: BLE001  a class that can't be made from its defaults tells nothing either way
-        return False
-    return not torch.equal(weights[1], still)
+    except Exception:  # noqa: BLE001  whatever it is, it is the twin's
+        return None
+    return weights[0].detach(), weights[1].detach(), still

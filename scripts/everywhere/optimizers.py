@@ -1,9 +1,9 @@
-"""Every optimizer with every schedule and both ways in: eight steps of a real Trainer each."""
+"""Every optimizer with every schedule, target and both ways in: eight steps of a real Trainer each."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -13,12 +13,15 @@ from torch import nn
 from transformers import SchedulerType, Trainer, TrainerCallback, TrainingArguments
 
 from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalancer, TempBalanceTrainer
+from hf_tempbalance.balance.method import TARGETS
+from hf_tempbalance.config import Target
 
 from .outcome import missing, outcome
 
 
 SCHEDULES = [schedule.value for schedule in SchedulerType]
 WAYS = ("callback", "trainer")
+DECAY_TARGETS: tuple[Target, ...] = ("weight_decay", "both")
 SCHEDULE_ARGUMENTS = {
     "cosine_with_min_lr": {"min_lr": 0.001},
     "cosine_warmup_with_min_lr": {"min_lr": 0.001},
@@ -49,7 +52,8 @@ def lookahead(model: nn.Module) -> tuple[Any, dict[str, Any]]:
     """Wraps another optimizer, so Trainer gets what it calls a factory."""
     from timm.optim import Lookahead
 
-    return (lambda: lambda model: Lookahead(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), k=2)), {}
+    inner = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1}
+    return (lambda: lambda model: Lookahead(torch.optim.SGD(model.parameters(), **inner), k=2)), {}
 
 
 def muon(model: nn.Module) -> tuple[Any, dict[str, Any]]:
@@ -68,6 +72,24 @@ def stable_adamw(model: nn.Module) -> tuple[Any, dict[str, Any]]:
 
 def lbfgs(model: nn.Module) -> tuple[Any, dict[str, Any]]:
     return (lambda: lambda model: torch.optim.LBFGS(model.parameters(), lr=0.01)), {}
+
+
+class SignSGD(torch.optim.Optimizer):
+    """Has no weight decay and does not look at the one that Trainer writes into every group."""
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.01) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter -= group["lr"] * parameter.grad.sign()
+
+
+def sign_sgd(model: nn.Module) -> tuple[Any, dict[str, Any]]:
+    return SignSGD, {"lr": 0.01}
 
 
 LINEAR_TARGETS = {"optim_target_modules": ["fc1", "fc2", "fc3"]}
@@ -104,6 +126,8 @@ OPTIMIZERS = {
     "adalomo": Setup("adalomo", package="lomo_optim"),
     "torch LBFGS": Setup(factory=lbfgs),
 }
+# With a target that has the weight decay in it also one that has none.
+DECAYED = OPTIMIZERS | {"signSGD of one's own": Setup(factory=sign_sgd)}
 
 
 class Network(nn.Module):
@@ -131,11 +155,16 @@ def data(count: int) -> list[dict[str, torch.Tensor]]:
 
 
 class Rates(TrainerCallback):
-    """Holds, at every step, the optimizer's view against schedule and multiplier of every parameter."""
+    """Holds, at every step, the optimizer's view against schedule and multiplier of every parameter.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        keys: of a parameter group, those that are looked at.
+    """
+
+    def __init__(self, model: nn.Module, keys: tuple[str, ...] = ("lr",)) -> None:
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
-        self.seen: dict[str, float] = {}
+        self.keys = keys
+        self.seen: dict[str, dict[str, float]] = {}  # key -> parameter -> value
         self.schedule: list[float] = []  # of the first group, at each step
         self.steps = 0
         self.balancer: Callable[[], TempBalancer] | None = None
@@ -144,33 +173,55 @@ class Rates(TrainerCallback):
         inner_step = optimizer.step
 
         def step(*args: Any, **kwargs: Any) -> Any:
-            self.seen = {
-                self.names[id(p)]: float(group["lr"]) for group in optimizer.param_groups for p in group["params"]
-            }
+            self.seen = self._values(optimizer)
             return inner_step(*args, **kwargs)
 
         optimizer.step = step
 
+    def _values(self, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, float]]:
+        return {
+            key: {self.names[id(p)]: float(group[key]) for group in optimizer.param_groups for p in group["params"]}
+            for key in self.keys
+        }
+
     def on_pre_optimizer_step(self, args, state, control, optimizer, **kwargs) -> None:
         self.tolerance = 1e-6 if isinstance(optimizer.param_groups[0]["lr"], torch.Tensor) else 1e-12  # float32 there
-        self.before = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+        self.before = self._values(optimizer)
         self.schedule.append(float(optimizer.param_groups[0]["lr"]))
 
     def on_optimizer_step(self, args, state, control, **kwargs) -> None:
         self.steps += 1
         if self.balancer is None:
             return
-        multipliers = self.balancer().lr_multipliers
-        for key, rate in self.before.items():
-            name = self.names[key]
-            expected = rate * multipliers[name]
-            if abs(self.seen[name] - expected) > self.tolerance * abs(expected):
-                raise AssertionError(f"step {self.steps}: {name} was stepped with {self.seen[name]}, not {expected}")
+        balancer = self.balancer()
+        multipliers = {"lr": balancer.lr_multipliers, "weight_decay": balancer.weight_decay_multipliers}
+        for key, before in self.before.items():
+            for name, value in before.items():
+                expected = value * multipliers[key][name]
+                found = self.seen[key][name]
+                if abs(found - expected) > self.tolerance * abs(expected):
+                    raise AssertionError(f"step {self.steps}: {name} was stepped with {key}={found}, not {expected}")
 
 
-def train(setup: Setup, schedule: str, way: str) -> tuple[Rates, list[dict[str, Any]]]:
-    """Eight steps of a real Trainer; what was seen, and the settings in the optimizer's groups at the end."""
+class DecaySchedule(TrainerCallback):
+    """A user's own schedule of weight decay, written into the groups as a learning-rate schedule is."""
+
+    def on_train_begin(self, args, state, control, optimizer, **kwargs) -> None:
+        self.base = [group.get("weight_decay") for group in optimizer.param_groups]
+
+    def on_step_begin(self, args, state, control, optimizer, **kwargs) -> None:
+        for group, base in zip(optimizer.param_groups, self.base, strict=True):
+            if base is not None:
+                group["weight_decay"] = base * (1 - state.global_step / 16)
+
+
+def train(setup: Setup, schedule: str, way: str, target: Target = "lr") -> tuple[Rates, list[dict[str, Any]]]:
+    """Eight steps of a real Trainer; what was seen, and the settings in the optimizer's groups at the end.
+
+    With a target other than "lr" the weight decay has a schedule of its own.
+    """
     torch.manual_seed(0)
+    has_decay = target != "lr"
     model = Network()
     options = {"optimizer_cls_and_kwargs": setup.factory(model)} if setup.factory else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -182,6 +233,7 @@ def train(setup: Setup, schedule: str, way: str) -> tuple[Rates, list[dict[str, 
             num_train_epochs=2,
             per_device_train_batch_size=32,
             learning_rate=0.01,
+            weight_decay=0.1 if has_decay else 0.0,
             warmup_steps=2,
             lr_scheduler_type=schedule,
             lr_scheduler_kwargs=SCHEDULE_ARGUMENTS.get(schedule, {}),
@@ -192,11 +244,13 @@ def train(setup: Setup, schedule: str, way: str) -> tuple[Rates, list[dict[str, 
             report_to="none",
             disable_tqdm=True,
         )
-        callbacks = [TempBalanceCallback()] if way == "callback" else []
-        make = partial(TempBalanceTrainer, tempbalance=TempBalanceConfig()) if way == "trainer" else Trainer
+        config = TempBalanceConfig(target=target)
+        callbacks = [TempBalanceCallback(config)] if way == "callback" else []
+        callbacks += [DecaySchedule()] if has_decay else []
+        make = partial(TempBalanceTrainer, tempbalance=config) if way == "trainer" else Trainer
         shared = {"train_dataset": data(128), "eval_dataset": data(16)}
         trainer = make(model, arguments, callbacks=callbacks, **shared, **options)
-        rates = Rates(model)
+        rates = Rates(model, ("lr", "weight_decay") if has_decay and way in WAYS else ("lr",))
         rates.watch(trainer.create_optimizer())
         if way in WAYS:
             handlers = trainer.callback_handler.callbacks
@@ -209,19 +263,19 @@ def train(setup: Setup, schedule: str, way: str) -> tuple[Rates, list[dict[str, 
 
 
 @cache
-def plain(name: str, schedule: str) -> tuple[list[float], list[dict[str, Any]]]:
-    rates, groups = train(OPTIMIZERS[name], schedule, "plain")
+def plain(name: str, schedule: str, target: Target = "lr") -> tuple[list[float], list[dict[str, Any]]]:
+    rates, groups = train(DECAYED[name], schedule, "plain", target)
     return rates.schedule, groups
 
 
-def check_training(name: str, schedule: str, way: str) -> None:
-    """Raises where a rate is not schedule x multiplier, or where the schedule or what the optimizer wrote is lost."""
-    rates, groups = train(OPTIMIZERS[name], schedule, way)
-    expected, plain_groups = plain(name, schedule)
+def check_training(name: str, schedule: str, way: str, target: Target = "lr") -> None:
+    """Raises where a value is not schedule x multiplier, or where a schedule or what the optimizer wrote is lost."""
+    rates, groups = train(DECAYED[name], schedule, way, target)
+    expected, plain_groups = plain(name, schedule, target)
     assert rates.steps == 8, f"{rates.steps} of 8 steps"
-    assert len({round(rate, 12) for rate in rates.seen.values()}) > 2 or not any(rates.seen.values()), (
-        "one rate for all"
-    )
+    for key in TARGETS[target](1.0):
+        values = rates.seen[key].values()
+        assert len({round(value, 12) for value in values}) > 2 or not any(values), f"one {key} for all"
     follows_loss = schedule in ("reduce_lr_on_plateau", "greedy")  # which balancing changes
     if not follows_loss and rates.schedule != expected:
         raise AssertionError(f"the schedule gave {rates.schedule} instead of {expected}")
@@ -244,5 +298,18 @@ def check_optimizers(schedules: list[str] = SCHEDULES) -> dict[str, dict[str, st
             for schedule in schedules:
                 row[schedule] = missing(setup.package) or outcome(
                     partial(check_training, name, schedule, way), partial(plain, name, schedule)
+                )
+    return results
+
+
+def check_decay(schedule: str = "cosine") -> dict[str, dict[str, str]]:
+    """Optimizer with each way in -> target that has the weight decay in it -> outcome."""
+    results: dict[str, dict[str, str]] = {}
+    for name, setup in DECAYED.items():
+        for way in WAYS:
+            row = results.setdefault(f"{name}, {way}", {})
+            for target in DECAY_TARGETS:
+                row[target] = missing(setup.package) or outcome(
+                    partial(check_training, name, schedule, way, target), partial(plain, name, schedule, target)
                 )
     return results

@@ -66,3 +66,16 @@ def test_by_type_with_layers_of_one_type_is_refused_in_one_sentence():
         TempBalancer(
             model, torch.optim.SGD(model.parameters(), lr=0.1), TempBalanceConfig(min_eigenvalues=1, control="by_type")
         )
+
+
+def test_frozen_in_the_middle_of_a_ramp_goes_on_to_the_multipliers_of_the_first_look():
+    torch.manual_seed(0)
+    model = mlp(48, 48, 48, 48, 48, 48)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    config = TempBalanceConfig(min_eigenvalues=1, control="frozen", ramp_steps=4)
+    balancer = TempBalancer(model, optimizer, config)
+    balancer.rebalance()
+    optimizer.step()
+    balancer.rebalance()  # an epoch may be shorter than the ramp
+    first, second = balancer.take_looks()
+    assert second.multipliers == first.multipliers

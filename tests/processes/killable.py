@@ -82,8 +82,18 @@ SCENARIOS = {
 }
 
 
+# A preset on a tiny Llama: its settings for 16 steps. Saved every 2 steps, so the llr run goes on inside a ramp, and
+# the alphadecay run between two looks.
+PRESETS = {
+    "llr": {"update_interval": 5, "ramp_steps": 4, "active_share": 0.7},
+    "alphadecay": {"update_interval": 3},
+}
+
+
 def make(kind: str, folder: Path, strategy: str, *callbacks) -> Trainer:
     torch.manual_seed(3)
+    if kind in PRESETS:
+        return make_llama(kind, folder, *callbacks)
     settings = {"num_train_epochs": 4, "save_strategy": strategy, "save_steps": 2, "optim_args": "momentum=0.9"}
     settings |= {"lr_scheduler_type": "cosine"}
     arguments = TempBalanceTrainingArguments(**trainer_settings(folder, **settings))
@@ -94,6 +104,20 @@ def make(kind: str, folder: Path, strategy: str, *callbacks) -> Trainer:
     for callback in callbacks:  # after TempBalance's
         trainer.add_callback(callback)
     return trainer
+
+
+def make_llama(preset: str, folder: Path, *callbacks) -> Trainer:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = {"num_train_epochs": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "cosine"}
+    settings |= {"per_device_train_batch_size": 8, "optim": "adamw_torch", "learning_rate": 0.01, "weight_decay": 0.1}
+    sizes = {"vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=96))
+    rows = torch.randint(3, 99, (32, 8), generator=torch.Generator().manual_seed(1))
+    callbacks = [TempBalanceCallback(TempBalanceConfig.preset(preset, **PRESETS[preset])), *callbacks]
+    arguments = TempBalanceTrainingArguments(**trainer_settings(folder, **settings))
+    data = [{"input_ids": row, "labels": row} for row in rows]
+    return Trainer(model, arguments, train_dataset=data, callbacks=callbacks)
 
 
 def run(kind: str, folder: Path, scenario: str | None, resume: bool) -> None:
@@ -131,7 +155,7 @@ def ended(folder: Path, strategy: str) -> dict:
     tensors = load_file(last / "model.safetensors")
     return {
         "weights": {name: value.double().tolist() for name, value in tensors.items()},
-        "optimizer": {k: v["momentum_buffer"].tolist() for k, v in optimizer["state"].items()},
+        "optimizer": {k: {name: v.tolist() for name, v in of.items()} for k, of in optimizer["state"].items()},
         "groups": str(optimizer["param_groups"]),
         "schedule": str(torch.load(last / "scheduler.pt", weights_only=True)),
         "multipliers": state["attributes"]["balancer_state"],
@@ -143,26 +167,36 @@ def ended(folder: Path, strategy: str) -> dict:
 def main(folder: Path) -> None:
     results = {}
     for kind in ("callback", "trainer"):
-        whole = {}
-        for strategy, scenario in (("epoch", "inside the state"), ("steps", "in the middle of an epoch")):
+        results |= compare(kind, folder, list(SCENARIOS))
+    for preset in PRESETS:
+        results |= compare(preset, folder, ["in the middle of an epoch"])
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def compare(kind: str, folder: Path, scenarios: list[str]) -> dict[str, dict]:
+    """Each scenario, killed and resumed, against a run that saves as often and is not killed."""
+    results: dict[str, dict] = {}
+    whole: dict[str, dict] = {}
+    for scenario in scenarios:
+        strategy = SCENARIOS[scenario][0]
+        if strategy not in whole:
             target = folder / f"{kind} whole {strategy}"
             assert fork(run, kind, target, scenario, True) == 0, target
             whole[strategy] = ended(target, strategy)
-        for scenario, (strategy, _, _) in SCENARIOS.items():
-            target = folder / f"{kind} {scenario}"
-            killed = fork(run, kind, target, scenario, False)
-            left = sorted(path.name for path in target.glob("checkpoint-*"))
-            resumed = fork(run, kind, target, scenario, True)
-            found = ended(target, strategy) if resumed == 0 else {}
-            differing = [key for key, value in whole[strategy].items() if found.get(key) != value]
-            results[f"{kind}: {scenario}"] = {
-                "killed": killed,
-                "left": left,
-                "resumed": resumed,
-                "differing": differing,
-                "steps": found.get("steps"),
-            }
-    (folder / "results.json").write_text(json.dumps(results))
+        target = folder / f"{kind} {scenario}"
+        killed = fork(run, kind, target, scenario, False)
+        left = sorted(path.name for path in target.glob("checkpoint-*"))
+        resumed = fork(run, kind, target, scenario, True)
+        found = ended(target, strategy) if resumed == 0 else {}
+        differing = [key for key, value in whole[strategy].items() if found.get(key) != value]
+        results[f"{kind}: {scenario}"] = {
+            "killed": killed,
+            "left": left,
+            "resumed": resumed,
+            "differing": differing,
+            "steps": found.get("steps"),
+        }
+    return results
 
 
 if __name__ == "__main__":

@@ -45,3 +45,11 @@ def test_weights_optimizer_multipliers_and_history_are_those_of_the_run_that_wen
     assert end["resumed"] == 0
     assert end["differing"] == []
     assert end["steps"] == [0, 4, 8, 12, 16]
+
+
+@pytest.mark.parametrize(("preset", "steps"), [("llr", [0, 5, 10]), ("alphadecay", [0, 3, 6, 9, 12, 15])])
+def test_so_is_a_preset_s_in_a_ramp_and_between_looks(ends, preset, steps):
+    end = ends[f"{preset}: in the middle of an epoch"]
+    assert (end["killed"], end["resumed"], end["differing"]) == (-9, 0, [])
+    assert end["left"] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    assert end["steps"] == steps
