@@ -26,7 +26,7 @@ SECTIONS = {
         "huggingface.training_args.TempBalanceTrainingArguments",
         "balance.balancer.TempBalancer",
     ],
-    "Settings": ["config.TempBalanceConfig"],
+    "Settings": ["config.TempBalanceConfig", "presets.PRESETS", "presets.Preset"],
     "Looking at weights": [
         "spectra.analysis.analyze",
         "spectra.spectrum.LayerSpectrum",

@@ -57,7 +57,7 @@ def test_the_page_of_a_plain_trainer_with_the_callback(run, capsys):
     for layer in looks[-1]["layers"]:
         assert layer["name"] in page.text
         assert f"{layer['alpha']:.2f}" in page.text
-    assert "out <1>" in page.text and "layers with their own rate" in page.text
+    assert "out <1>" in page.text and "layers with their own learning rate" in page.text
     assert '"min_ratio": 0.5' in page.text
 
 
