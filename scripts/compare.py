@@ -59,7 +59,9 @@ def layers_table(name: str, looks: list[dict[str, Any]], ends: dict[str, dict[st
         rates = ["1", f"({rule})"] if rule else [f"{look['multiplier']:.2f}" for look in (first, last)]
         rows.append((first["name"], f"{first['alpha']:.2f}", *alphas, f"{last['alpha_relative']:.2f}", *rates))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"Layers of {name}: alpha at the start and the end of each run, alpha_relative at the end, multiplier at both"]
+    lines = [
+        f"Layers of {name}: alpha at the start and the end of each run, alpha_relative at the end, multiplier at both"
+    ]
     lines += [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
         for row in rows

@@ -10,7 +10,13 @@ from typing import Any
 from ..files import damaged, is_count, is_number
 
 
-NUMBERS = ("alpha", "alpha_relative", "multiplier", "D", "stable_rank")  # of a layer; NaN where one could not be computed
+NUMBERS = (
+    "alpha",
+    "alpha_relative",
+    "multiplier",
+    "D",
+    "stable_rank",
+)  # of a layer; NaN where one could not be computed
 
 
 def check_results(path: Path, results: dict[str, Any]) -> None:

@@ -127,8 +127,9 @@ def _pictures(run: Run, spectra: list[Figure]) -> list[dict[str, Any]]:
         if any("learning_rate" in entry for entry in run.log) and run.target != "weight decay":
             caption = "The schedule times each layer's multiplier at the steps that were logged."
             found.append(("Learning rates", caption, [plots.plot_rates(run.looks, run.log)]))
-        caption = "At the last look. Grey: layers that keep the schedule's rate."
-        found.append(("alpha at the end", caption, [plots.plot_alphas(run.looks[-1]["layers"])]))
+        if any(math.isfinite(layer["alpha"]) for layer in run.looks[-1]["layers"]):
+            caption = "At the last look. Grey: layers that keep the schedule's rate."
+            found.append(("alpha at the end", caption, [plots.plot_alphas(run.looks[-1]["layers"])]))
     if spectra:
         caption = (
             "Eigenvalues of W^T W of the saved weights, and their tail with the fitted power law: the balanced layers "
