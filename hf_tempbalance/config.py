@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import abc
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
@@ -286,7 +287,7 @@ def renewed(options: dict[str, Any]) -> dict[str, Any]:
     return now
 
 
-_RANGES = [
+_RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
     ("window_rows", lambda value: value >= 0, "0 or larger"),
     ("window_aspect", lambda value: value > 0, "a number above 0"),
     ("window_samples", lambda value: value >= 1, "1 or larger"),

@@ -113,7 +113,7 @@ def units_of(spectra: Iterable[LayerSpectrum], unit: Unit) -> dict[str, list[Lay
 
 
 def mean_alpha(layers: Sequence[LayerSpectrum]) -> float:
-    """Of the layers with a finite one; NaN without any."""
+    """Mean alpha of the layers that have a finite one; NaN without any."""
     alphas = [layer.alpha for layer in layers if math.isfinite(layer.alpha)]
     return math.fsum(alphas) / len(alphas) if alphas else math.nan  # fsum: equal blocks are equal in any order
 
@@ -162,7 +162,7 @@ def _ratios(scores: Sequence[float], spread: float) -> list[float]:
 
 
 def _fill(ratios: Sequence[float], sizes: Sequence[int], sparsity: float) -> list[float]:
-    """min(1, c r_i) with c such that their mean, weighted by sizes, is ``sparsity``: water-filling.
+    """Sparsities min(1, c r_i) with c such that their mean, weighted by sizes, is ``sparsity``: water-filling.
 
     Units whose ratio is 0 get something only when all others are at 1.
     """

@@ -10,7 +10,10 @@
     python scripts/bench.py step                           # an optimizer step with layer-wise rates
     python scripts/bench.py update                         # of a training: looks waited for, and beside it
     python scripts/bench.py share --device cuda            # a look beside an epoch, or 100 steps of a Llama
+    python scripts/bench.py distributed --processes 4      # a look shared by processes, against one alone
     python scripts/bench.py scale                          # models of 1B to 405B on 1 to 1,024 ranks, predicted
+    python scripts/bench.py training                       # images per second against loops of one's own
+    python scripts/bench.py training --width_factor 1 --bf16 --channels_last    # on a GPU
 
 A ratio above 1 means that this package is faster: median of the rounds (smallest-largest). WeightWatcher needs
 `pip install '.[everywhere]'`. --json FILE also writes every number.
@@ -23,18 +26,23 @@ import json
 import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.clock import timed
+from benchmarks.distributed import distributed
 from benchmarks.methods import methods
 from benchmarks.models import MODELS
 from benchmarks.race import race, ratio
 from benchmarks.scale import scale
 from benchmarks.share import shares
 from benchmarks.solvers import solvers
+from benchmarks.step import steps
+from benchmarks.training import training
 from benchmarks.update import update
 
+from hf_tempbalance.files import write_json
 from hf_tempbalance.huggingface.parser import run
 
 
@@ -51,6 +59,10 @@ def main() -> None:
     parser.add_argument("--fit", choices=["median", "goodness-of-fit"], help="analysis: this fit only")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
     parser.add_argument("--device", default="cpu", help="where the weights are")
+    parser.add_argument("--processes", type=int, default=2, help="distributed: how many share a look")
+    parser.add_argument("--width_factor", type=float, default=0.25, help="training: of the network's channels")
+    parser.add_argument("--bf16", action="store_true", help="training: autocast")
+    parser.add_argument("--channels_last", action="store_true", help="training: memory format")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
@@ -65,8 +77,7 @@ def main() -> None:
         print(f"\n## {part}", flush=True)
         rows[part] = PARTS[part](options)
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"machine": machine} | rows, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, {"machine": machine} | rows)
 
 
 def analysis(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -119,24 +130,11 @@ def start(options: argparse.Namespace) -> list[dict[str, Any]]:
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(options.rounds + 1):
         for name, job in jobs.items():
-            begin = time.perf_counter()
-            subprocess.run(job, capture_output=True, check=True)
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(timed(partial(subprocess.run, job, capture_output=True, check=True))[0])
     for name, times in seconds.items():
         times.pop(0)  # files are read from the disk for the first time
         print(f"{name:40} {statistics.median(times):.2f} s ({min(times):.2f}-{max(times):.2f})")
     return [{"what": name, "seconds": times} for name, times in seconds.items()]
-
-
-def step(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """An optimizer step with a rate for each layer: scripts/bench_step.py, whose table has its own words."""
-    command = [sys.executable, str(Path(__file__).with_name("bench_step.py")), "--device", options.device]
-    done = subprocess.run(
-        [*command, "--rounds", str(40 * options.rounds)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    print(done.stdout, end="")
-    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
 PARTS = {
@@ -145,10 +143,12 @@ PARTS = {
     "solvers": solvers,
     "memory": memory,
     "start": start,
-    "step": step,
+    "step": steps,
     "update": update,
     "share": shares,
+    "distributed": distributed,
     "scale": scale,
+    "training": training,
 }
 
 

@@ -31,17 +31,17 @@ def main() -> None:
     print(as_text(comparison))
     sides = (comparison.base, comparison.other)
     ends = {side.name: final_alphas(found[Path(side.runs[0].run.folder)]) for side in sides}
-    balanced = [side for side in sides if side.runs[0].run.looks]
-    for side in balanced:
+    tuned = [side for side in sides if side.runs[0].run.looks]
+    for side in tuned:
         print(f"\n{layers_table(side.name, side.runs[0].run.looks, ends)}")
     if options.picture is not None:
-        if not balanced:
+        if not tuned:
             raise ValueError("Neither run has a look at its layers to draw. Give one with TempBalance.")
         from hf_tempbalance.runs.plots import plot_comparison
 
         options.picture.parent.mkdir(parents=True, exist_ok=True)
         curves = {side.name: side.runs[0].curve for side in sides}
-        plot_comparison(balanced[-1].runs[0].run.looks, curves).savefig(options.picture, dpi=110)
+        plot_comparison(tuned[-1].runs[0].run.looks, curves).savefig(options.picture, dpi=110)
         print(f"\nPicture: {options.picture}")
 
 

@@ -137,7 +137,7 @@ class TempBalancer:
         self._pending = PendingLook(step, epoch, self.config.overlap_steps, job, waited)
 
     def wait(self) -> None:
-        """Until the look that goes on has its result, if one does. Every process has to call it.
+        """Wait until the look that goes on, if any, has its result. Every process has to call it.
 
         `state_dict` has that look only then.
         """
@@ -225,7 +225,7 @@ class TempBalancer:
         self._set(multipliers)
 
     def take_part_while(self, owner: Any) -> None:
-        """Have no effect any more as soon as ``owner`` is gone, as a Trainer's state is when a new training starts."""
+        """Lose all effect as soon as ``owner`` is gone, as a Trainer's state is when a new training starts."""
         self._owner = weakref.ref(owner)
 
     def detach(self) -> None:
@@ -318,7 +318,7 @@ class TempBalancer:
             return dict(self._multipliers)
         multipliers = multipliers_of(spectra, self.method)
         # Equal scores could still be mapped to different last bits by different processors.
-        multipliers = from_first_rank(multipliers)
+        multipliers = dict(from_first_rank(multipliers))
         if rank_and_size()[0] == 0:
             self._warn([spectrum for spectrum in spectra if spectrum.is_tuned], multipliers)
         return multipliers

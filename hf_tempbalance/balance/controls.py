@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 
 
 def same(multipliers: Mapping[str, float]) -> dict[str, float]:
-    """As they are; "frozen" keeps those of the first look, which is a matter of time and not of layers."""
+    """The multipliers as they are; "frozen" keeps the first look's, which is a matter of time and not of layers."""
     return dict(multipliers)
 
 
 def shuffled(multipliers: Mapping[str, float]) -> dict[str, float]:
-    """Dealt to other units at random: none keeps its own. The same at every look, on every process, in every run."""
+    """The multipliers dealt to other units at random, so that none keeps its own: in one way at every look, in every
+    process and run.
+    """
     names = list(multipliers)
     draw = random.Random(len(names))
     dealt = names.copy()

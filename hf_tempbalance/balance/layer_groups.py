@@ -34,7 +34,8 @@ class LayerGroups:
         keeps_plain_state: bool = True,
     ) -> None:
         plain = optimizer.param_groups
-        untuned, tuned = [], []
+        untuned: list[tuple[int, Any, list[int]]] = []
+        tuned: list[tuple[int, Any, list[int]]] = []
         for base, group in enumerate(plain):
             members: dict[str | None, list[int]] = {None: []}
             for position, parameter in enumerate(group["params"]):
@@ -113,7 +114,8 @@ class LayerGroups:
             spread = self.base_of
             load({k: [v[b] for b in spread] if _is_per_group(k, v, self.num_plain) else v for k, v in state.items()})
 
-        scheduler.state_dict, scheduler.load_state_dict = state_dict, load_state_dict
+        held: Any = scheduler
+        held.state_dict, held.load_state_dict = state_dict, load_state_dict
 
 
 _PER_PARAMETER = {"params", "param_names"}

@@ -18,7 +18,7 @@ class Look:
 
     Attributes:
         step, epoch: when the weights were looked at; optimizer steps and epochs made until then.
-        spectra: of every layer, in registration order.
+        spectra: one for each layer, in registration order.
         multipliers: name of a tuned layer -> its multiplier.
         multiplier_mean: over the tuned parameters, weighted by their number.
         seconds: time of the computation.
@@ -65,7 +65,7 @@ class PendingLook:
         self.multipliers: dict[str, float] = {}
 
     def wait(self, multipliers_of: Callable[[list[LayerSpectrum]], dict[str, float]]) -> None:
-        """Until the result is known. Every process has to call it."""
+        """Wait until the result is known. Every process has to call it."""
         if self.job is not None:
             job, self.job = self.job, None
             self.waited += job.wait()
@@ -74,7 +74,7 @@ class PendingLook:
             self.multipliers = multipliers_of(self.spectra)
 
     def count_step(self) -> None:
-        """One more optimizer step is made with the old multipliers."""
+        """Count one more optimizer step that is made with the old multipliers."""
         self.steps_left -= 1
         self.steps_made += 1
 

@@ -66,36 +66,43 @@ def is_usable(scores: Sequence[float] | Scores, mapping: Mapping) -> NDArray[np.
 def _scaled(scores: Scores) -> Scores:
     # Over a power of 2, which changes no digit: differences of 1e300 and of 1e-310 would have an infinite quotient.
     _, exponent = np.frexp(np.abs(scores).max())
-    return np.ldexp(scores, -exponent)
+    scaled: Scores = np.ldexp(scores, -exponent)
+    return scaled
 
 
 def _linear(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
     scores = _scaled(scores)
-    return np.interp(scores, [scores.min(), scores.max()], [low, high])
+    mapped: Scores = np.interp(scores, [scores.min(), scores.max()], [low, high])
+    return mapped
 
 
 def _geometric(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
     share = _linear(scores, 0.0, 1.0, sharpness)
-    return low ** (1 - share) * high**share
+    mapped: Scores = low ** (1 - share) * high**share
+    return mapped
 
 
 def _sqrt(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
-    return np.sqrt(scores) / np.sqrt(scores).mean()
+    mapped: Scores = np.sqrt(scores) / np.sqrt(scores).mean()
+    return mapped
 
 
 def _log2(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
-    return np.log2(scores) / np.log2(scores).mean()
+    mapped: Scores = np.log2(scores) / np.log2(scores).mean()
+    return mapped
 
 
 def _step(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
     rank = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
-    return low + (high - low) * rank / scores.size
+    mapped: Scores = low + (high - low) * rank / scores.size
+    return mapped
 
 
 def _sigmoid(scores: Scores, low: float, high: float, sharpness: float) -> Scores:
     with np.errstate(over="ignore", invalid="ignore"):  # far from the mean p is 0 or 1
         p = 1 / (1 + np.exp(-sharpness * (scores - (scores / scores.size).sum())))
-    return np.where(p <= 0.5, low ** (1 - 2 * p), high ** (2 * p - 1))
+    mapped: Scores = np.where(p <= 0.5, low ** (1 - 2 * p), high ** (2 * p - 1))
+    return mapped
 
 
 MAPPINGS: dict[str, Callable[[Scores, float, float, float], Scores]] = {

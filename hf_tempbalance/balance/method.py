@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -34,7 +34,7 @@ class Method(Decomposition):
 
     score: Callable[[LayerSpectrum], float]
     unit: Callable[[str], str]
-    is_usable: Callable[[Sequence[float]], Sequence[bool]]
+    is_usable: Callable[[Sequence[float]], Iterable[bool]]
     mapping: Callable[[Sequence[float]], list[float]]
     normalize: bool
     largest: float
@@ -44,13 +44,18 @@ class Method(Decomposition):
     @classmethod
     def of(cls, config: TempBalanceConfig) -> Method:
         """The method that the settings name."""
-        bounds = {"min_ratio": config.min_ratio, "max_ratio": config.max_ratio, "sharpness": config.sharpness}
         return cls(
             **vars(Decomposition.of(config)),
             score=METRICS[config.metric],
             unit=UNITS[config.unit],
             is_usable=partial(is_usable, mapping=config.mapping),
-            mapping=partial(map_scores, mapping=config.mapping, **bounds),
+            mapping=partial(
+                map_scores,
+                mapping=config.mapping,
+                min_ratio=config.min_ratio,
+                max_ratio=config.max_ratio,
+                sharpness=config.sharpness,
+            ),
             normalize=config.normalize,
             largest=config.max_ratio,
             control=CONTROLS[config.control],
@@ -61,7 +66,8 @@ class Method(Decomposition):
 def multipliers_of(spectra: Sequence[LayerSpectrum], method: Method) -> dict[str, float]:
     """Name of each tuned layer -> its multiplier. TempBalance: alpha of each layer, mapped onto [0.5, 1.5].
 
-    A layer whose score is not usable gets 1 and changes no other layer's.
+    A layer whose score is not usable gets 1 and changes no other layer's. A pinned one counts as if it had the largest
+    score: the range stays that of the others, and what divides by a sum or a mean has it in there.
     """
     scored = [spectrum for spectrum in spectra if spectrum.is_tuned and not spectrum.is_pinned]
     scores = [method.score(spectrum) for spectrum in scored]
@@ -70,13 +76,16 @@ def multipliers_of(spectra: Sequence[LayerSpectrum], method: Method) -> dict[str
     members: dict[str, list[float]] = {}
     for name, score in usable.items():
         members.setdefault(method.unit(name), []).append(score)
-    mapped = method.mapping([math.fsum(unit) / len(unit) for unit in members.values()])
-    of_unit = dict(zip(members, mapped, strict=True))
-    if method.normalize and usable:
-        mean = math.fsum(of_unit[method.unit(name)] for name in usable) / len(usable)
-        of_unit = {unit: multiplier / mean for unit, multiplier in of_unit.items()}
+    units = {unit: math.fsum(of_layers) / len(of_layers) for unit, of_layers in members.items()}
     pinned = [spectrum.name for spectrum in spectra if spectrum.is_tuned and spectrum.is_pinned]
+    if units:
+        units |= dict.fromkeys(pinned, max(units.values()))
+    of_unit = dict(zip(units, method.mapping([*units.values()]), strict=True))
     of_unit |= dict.fromkeys(pinned, max(of_unit.values(), default=method.largest))
+    if method.normalize and usable:
+        of_layers = [of_unit[unit] for unit in (*map(method.unit, usable), *pinned)]
+        mean = math.fsum(of_layers) / len(of_layers)
+        of_unit = {unit: multiplier / mean for unit, multiplier in of_unit.items()}
     of_unit = method.control(of_unit)
     found = {name: of_unit[method.unit(name)] for name in usable} | {name: of_unit[name] for name in pinned}
     return {spectrum.name: found.get(spectrum.name, 1.0) for spectrum in spectra if spectrum.is_tuned}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from .virtual_groups import VirtualGroups
 
 def check_optimizer(
     optimizer: torch.optim.Optimizer,
-    tuned: list[Tensor],
+    tuned: Sequence[Tensor],
     *,
     keys: Iterable[str] = ("lr",),
     has_layer_groups: bool = False,
@@ -78,8 +78,9 @@ def _ignores_group_rates(optimizer: torch.optim.Optimizer, like: Tensor) -> bool
     try:
         twin = type(optimizer)(weights, **optimizer.defaults)
         still = weights[1].detach().clone()
-        factors = {"moves": {"lr": 1.0}, "rests": {"lr": 0.0}}
-        VirtualGroups(twin, {weights[0]: "moves", weights[1]: "rests"}.get, factors.__getitem__)
+        rates = {"moves": 1.0, "rests": 0.0}
+        layer_of = {id(weights[0]): "moves", id(weights[1]): "rests"}
+        VirtualGroups(twin, lambda weight: layer_of[id(weight)], lambda layer: {"lr": rates[str(layer)]})
         twin.step()
     except Exception:  # noqa: BLE001  a class that can't be made from its defaults tells nothing either way
         return False

@@ -10,7 +10,7 @@ from .stored import Stored
 
 @dataclass
 class Ramp:
-    r"""From the multipliers before a look to those after it.
+    r"""The way from the multipliers before a look to those after it, over some steps.
 
         step k after the look:  before + (after - before) k / steps,   k = 1 ... steps
 

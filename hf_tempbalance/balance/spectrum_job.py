@@ -28,7 +28,7 @@ from .distributed import exchange, rank_and_size, share_out
 def analyze_together(
     model: nn.Module, config: TempBalanceConfig | None = None, unchanged: Unchanged[LayerSpectrum] | None = None
 ) -> list[LayerSpectrum]:
-    """As `analyze`, each process of the default group on its share of the layers; the same result, to the bit, on all.
+    """`analyze` by all processes of the default group, each on its share of the layers; all get the same, to the bit.
 
     Shares are balanced by the cost of the decompositions. Every process has to call it.
 
@@ -141,7 +141,7 @@ class BackgroundJob:
         self._thread.start()
 
     def wait(self) -> float:
-        """Until the computation has ended; the seconds that this took."""
+        """Wait until the computation has ended; returns the seconds that this took."""
         start = time.perf_counter()
         self._thread.join()
         return time.perf_counter() - start

@@ -44,29 +44,29 @@ class Stored:
 
     def text(self, key: str) -> str:
         """A field that is a text."""
-        return self._get(key, "a text", lambda value: isinstance(value, str))
+        return str(self._get(key, "a text", lambda value: isinstance(value, str)))
 
     def optional_text(self, key: str) -> str | None:
         """A field that is a text or null."""
-        return self._get(key, "a text or null", lambda value: value is None or isinstance(value, str))
+        value = self._get(key, "a text or null", lambda value: value is None or isinstance(value, str))
+        return None if value is None else str(value)
 
     def flag(self, key: str) -> bool:
         """A field that is true or false."""
-        return self._get(key, "true or false", lambda value: isinstance(value, bool))
+        return bool(self._get(key, "true or false", lambda value: isinstance(value, bool)))
 
     def whole(self, key: str, smallest: int = 0) -> int:
         """A field that is a whole number, no smaller than ``smallest``."""
-        return self._get(
-            key, f"a whole number, {smallest} or more", lambda value: type(value) is int and value >= smallest
-        )
+        allowed = f"a whole number, {smallest} or more"
+        return int(self._get(key, allowed, lambda value: type(value) is int and value >= smallest))
 
     def wholes(self, key: str) -> list[int]:
         """A field that is a list of whole numbers, 0 or more."""
-        return self._get(
-            key,
-            "a list of whole numbers",
-            lambda value: isinstance(value, list) and all(type(item) is int and item >= 0 for item in value),
-        )
+
+        def is_good(value: Any) -> bool:
+            return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+        return list(self._get(key, "a list of whole numbers", is_good))
 
     def amount(self, key: str) -> float:
         """A field that is a finite number, 0 or more."""

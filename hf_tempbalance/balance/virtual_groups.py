@@ -61,12 +61,13 @@ class VirtualGroups:
                         "TempBalanceCallback, TempBalanceTrainer and TempBalancer, or call detach() on the first."
                     )
                 other.detach()  # left behind by a training that was interrupted
-        self.optimizer = levels[-1] if is_deepspeed(optimizer) else optimizer
-        self._zero = next(filter(is_of_deepspeed, levels[:-1]), None)
+        self.optimizer: Any = levels[-1] if is_deepspeed(optimizer) else optimizer
+        self._zero: Any = next(filter(is_of_deepspeed, levels[:-1]), None)
         self.layer_of = layer_of
         self.factors_of = factors_of
         self.before_step = before_step
-        self.takes_part = takes_part
+        self.takes_part: Callable[[], bool] = takes_part
+        self._step: Any = None
         self._remembered: dict[tuple[int, ...], list[tuple[str | None, list[Tensor]]]] = {}
         # torch's own optimizers keep their state by parameter, so groups of one rate can be one group and one launch.
         self._merges = keeps_state_by_parameter(levels[-1])
@@ -85,9 +86,10 @@ class VirtualGroups:
                 return inner_step(*args, **kwargs)
             return self._split_step(inner_step, *args, **kwargs)
 
-        step._wrapped_by_lr_sched = True
-        step.tempbalance = self
-        self._step = self.optimizer.step = step
+        wrapped: Any = step
+        wrapped._wrapped_by_lr_sched = True
+        wrapped.tempbalance = self
+        self._step = self.optimizer.step = wrapped
         if self._zero is not None:
             zero_step = self._zero.step
 

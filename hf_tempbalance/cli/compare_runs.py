@@ -63,7 +63,7 @@ def as_text(comparison: Comparison) -> str:
     means = {side.name: sum(run.mean_multiplier for run in side.runs) / len(side.runs) for side in sides}
     told = [f"{name} {mean:.3f}" for name, mean in means.items() if mean != 1]
     if told:
-        lines += _wrapped(f"Mean multiplier of the balanced layers: {', '.join(told)}.")
+        lines += _wrapped(f"Mean multiplier of the tuned layers: {', '.join(told)}.")
     if comparison.settings:
         lines += ["", "Settings that differ:", *_setting_lines(comparison.settings)]
     for warning in comparison.warnings:

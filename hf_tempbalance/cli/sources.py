@@ -47,7 +47,7 @@ class StoredWeight(Weight):
 
     @property
     def unreadable(self) -> str | None:
-        """As in `Weight`: "quantized" where the file has integers or 8-bit floats."""
+        """Why there is no spectrum, see `Weight`: "quantized" where the file has integers or 8-bit floats."""
         return None if self.tensor.is_floating_point() and self.tensor.dtype in DTYPES.values() else "quantized"
 
     def whole(self) -> Tensor:
@@ -117,7 +117,7 @@ class _Stored:
     size: int  # in bytes
 
     def load(self) -> Tensor:
-        """Into memory of its own: a mapped file would stay as long as one of its tensors."""
+        """Read the tensor into memory of its own: a mapped file would stay as long as one of its tensors."""
         data = bytearray(self.size)
         with self.file.open("rb") as stream:
             stream.seek(self.offset)

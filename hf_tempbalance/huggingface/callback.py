@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import warnings
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +13,9 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
 from ..balance.balancer import TempBalancer
-from ..balance.look import Look
 from ..config import TempBalanceConfig, renewed
-from ..runs.history import HISTORY_NAME, append_look, continue_history
-from .callback_state import read_state
+from .callback_state import entries_of, read_state
+from .history_file import HistoryFile
 from .look_schedule import is_due, looks_at_steps
 from .messages import say_what_is_balanced, warn_of_trackers_in_front
 from .scalars import LAYER_KEYS, LogLayers, per_layer, summary
@@ -62,9 +59,7 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         self.log_layers: LogLayers = "parts"  # likewise its argument of this name
         self.is_before_trackers = False  # for who has put it there, so that nothing is said about it
         self._unprinted: dict[str, float] = {}
-        self._folder = Path()
-        self._trials = 0
-        self._trial_model: weakref.ref[torch.nn.Module] | None = None
+        self._history = HistoryFile()
         self._training: weakref.ref[TrainerState] | None = None  # a Trainer makes a state for each training
         # What a checkpoint keeps.
         self.last_look_step = -1
@@ -91,36 +86,39 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self._is_part_of(state):  # it was added while training runs
+        if self._balancer_in(state) is None:  # it was added while training runs
             self._join(args, state, control, **kwargs)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self._is_part_of(state):
+        balancer = self._balancer_in(state)
+        if balancer is None:
             self._join(args, state, control, **kwargs)
             return
-        self._record(state, control)
+        self._record(balancer, state, control)
         if looks_at_steps(self.config):
-            self._look_if_due(state, control)
+            self._look_if_due(balancer, state, control)
         if control.should_save:
-            self.balancer.wait()  # the checkpoint has its result, and all processes are here
+            balancer.wait()  # the checkpoint has its result, and all processes are here
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self._is_part_of(state):
+        balancer = self._balancer_in(state)
+        if balancer is None:
             return
         if not looks_at_steps(self.config):
-            self._look_if_due(state, control, partial_epoch=True)
+            self._look_if_due(balancer, state, control, partial_epoch=True)
         if control.should_save:
-            self.balancer.wait()
+            balancer.wait()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._is_part_of(state) and args.save_strategy == SaveStrategy.BEST:
-            self.balancer.wait()  # it may be saved now
+        balancer = self._balancer_in(state)
+        if balancer is not None and args.save_strategy == SaveStrategy.BEST:
+            balancer.wait()  # it may be saved now
 
     def on_log(
         self,
@@ -142,16 +140,18 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self._is_part_of(state):
+        balancer = self._balancer_in(state)
+        if balancer is None:
             return
-        self.balancer.end()  # a look that goes on tells of the weights at the end
-        self._record(state, control)
-        self.balancer_state = self.balancer.state_dict()
-        self.balancer.detach()
+        balancer.end()  # a look that goes on tells of the weights at the end
+        self._record(balancer, state, control)
+        self.balancer_state = balancer.state_dict()
+        balancer.detach()
         self._training = None
 
-    def _is_part_of(self, state: TrainerState) -> bool:
-        return self._training is not None and self._training() is state
+    def _balancer_in(self, state: TrainerState) -> TempBalancer | None:
+        """The balancer, if this callback takes part in the training of this state."""
+        return self.balancer if self._training is not None and self._training() is state else None
 
     def _join(
         self,
@@ -177,51 +177,38 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         self.balancer, self._training = balancer, weakref.ref(state)
         self.last_look_step, self._unprinted = kept.last_look_step, {}
         # Trainer reads this entry at every save; it has none after a resume from a checkpoint without TempBalance.
-        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-        self._folder = self._folder_of(args, state, model)
-        if state.is_world_process_zero:
-            layers = [layer.name for layer in balancer.layers]
-            problem = continue_history(self._folder / HISTORY_NAME, self.last_look_step, layers)
-            if problem is not None:
-                warnings.warn(problem, stacklevel=2)
+        entries_of(state).setdefault(type(self).__name__, self.state())
+        layers = [layer.name for layer in balancer.layers]
+        self._history.begin(args, state, model, last_step=self.last_look_step, layers=layers)
         if not kept.is_known or kept.has_other_settings:
-            self._look(state, control, wait=True)
+            self._look(balancer, state, control, wait=True)
         else:  # a checkpoint saved by the last step of an epoch is older than the look at that epoch's end
-            self._look_if_due(state, control)
+            self._look_if_due(balancer, state, control)
         if state.is_world_process_zero:
             say_what_is_balanced(balancer, state)
             if self.log is None and not self.is_before_trackers:
                 warn_of_trackers_in_front(args.report_to)
 
-    def _folder_of(self, args: TrainingArguments, state: TrainerState, model: torch.nn.Module) -> Path:
-        """Where the history goes: the output folder, and in a hyperparameter search the trial's folder in it."""
-        if not state.is_hyper_param_search:
-            return Path(args.output_dir)
-        if self._trial_model is None or self._trial_model() is not model:  # a retry of a trial keeps the model
-            self._trial_model = weakref.ref(model)
-            self._trials += 1
-        return Path(args.output_dir, state.trial_name or f"run-{self._trials - 1}")
-
-    def _look_if_due(self, state: TrainerState, control: TrainerControl, *, partial_epoch: bool = False) -> None:
-        pending = self.balancer.pending_step
-        last = self.last_look_step if pending is None else pending
+    def _look_if_due(
+        self, balancer: TempBalancer, state: TrainerState, control: TrainerControl, *, partial_epoch: bool = False
+    ) -> None:
+        last = self.last_look_step if balancer.pending_step is None else balancer.pending_step
         if last < state.global_step and is_due(self.config, state, partial_epoch=partial_epoch):
-            self._look(state, control)
+            self._look(balancer, state, control)
 
-    def _look(self, state: TrainerState, control: TrainerControl, *, wait: bool = False) -> None:
-        when = {"step": state.global_step, "epoch": state.epoch or 0.0}
-        if self.config.overlap and not wait:
-            self.balancer.begin_look(**when)
-        else:
-            self.balancer.rebalance(**when)
-        self._record(state, control)
+    def _look(
+        self, balancer: TempBalancer, state: TrainerState, control: TrainerControl, *, wait: bool = False
+    ) -> None:
+        look = balancer.begin_look if self.config.overlap and not wait else balancer.rebalance
+        look(step=state.global_step, epoch=state.epoch or 0.0)
+        self._record(balancer, state, control)
 
-    def _record(self, state: TrainerState, control: TrainerControl) -> None:
+    def _record(self, balancer: TempBalancer, state: TrainerState, control: TrainerControl) -> None:
         """Write and log the looks that have come into force."""
-        for look in self.balancer.take_looks():
+        for look in balancer.take_looks():
             self.last_look_step = look.step
             if state.is_world_process_zero:
-                self._append(look)
+                self._history.append(look)
             scalars = summary(look)
             logger.info("step %d: %s", state.global_step, scalars)
             if self.log is not None:
@@ -231,14 +218,3 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
             else:
                 state.log_history.append({**scalars, "epoch": state.epoch or 0.0, "step": state.global_step})
                 self._unprinted = scalars
-
-    def _append(self, look: Look) -> None:
-        path = self._folder / HISTORY_NAME
-        try:
-            append_look(path, look.to_line())
-        except OSError as error:
-            # Training is worth more than its history; the scalars are still logged.
-            warnings.warn(
-                f"{path}: the look at step {look.step} could not be written ({error.strerror}). Training goes on.",
-                stacklevel=2,
-            )

@@ -29,7 +29,12 @@ LAYER_SETTINGS = (
 
 @dataclass(frozen=True)
 class KeptState:
-    """last_look_step: of the last look that is in force; -1 before the first. is_known: whether there was a state."""
+    """What a checkpoint has kept of a callback.
+
+    Attributes:
+        last_look_step: step of the last look that is in force; -1 before the first.
+        is_known: whether there was a state.
+    """
 
     last_look_step: int = -1
     is_known: bool = False
@@ -43,7 +48,7 @@ def read_state(state: TrainerState, name: str, balancer: TempBalancer, config: T
         ValueError: the state is damaged, or the settings tune other layers now; the message has file, field and the
             way out. Nothing else is raised, whatever the file has.
     """
-    kept = state.stateful_callbacks.get(name)
+    kept = entries_of(state).get(name)
     kept = kept[-1] if isinstance(kept, list) and kept else kept
     if state.global_step == 0:
         return KeptState()
@@ -60,6 +65,12 @@ def read_state(state: TrainerState, name: str, balancer: TempBalancer, config: T
         raise ValueError(
             f"{error} Resume from another checkpoint, or delete the entry {name} to go on with a new look."
         ) from error
+
+
+def entries_of(state: TrainerState) -> dict[str, Any]:
+    """What callbacks have kept, by the names of their classes. Trainer makes a dict of what is a list before."""
+    entries = state.stateful_callbacks
+    return entries if isinstance(entries, dict) else {}
 
 
 def _read(kept: Any, where: str, balancer: TempBalancer, config: TempBalanceConfig, step: int) -> KeptState:

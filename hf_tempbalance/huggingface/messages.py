@@ -24,7 +24,7 @@ def say_what_is_balanced(balancer: TempBalancer, state: TrainerState) -> None:
     )
 
 
-def warn_of_trackers_in_front(report_to: list[str] | None) -> None:
+def warn_of_trackers_in_front(report_to: str | list[str] | None) -> None:
     """Say that the trackers of ``report_to`` don't get a callback's scalars in a plain Trainer, and the remedy."""
     if report_to:
         logger.warning(
@@ -32,5 +32,5 @@ def warn_of_trackers_in_front(report_to: list[str] | None) -> None:
             "callback. Use TempBalanceTrainer, or report_to='none' and the tracker's own callback in "
             "callbacks=[...], after TempBalanceCallback.",
             HISTORY_NAME,
-            ", ".join(report_to),
+            report_to if isinstance(report_to, str) else ", ".join(report_to),
         )

@@ -73,7 +73,7 @@ class ConfigArgumentParser(HfArgumentParser):
             self._raises = False
 
     def set_defaults(self, **defaults: Any) -> None:
-        """As argparse; a script's own recipe may not name an option that is not there, or is there no longer.
+        """Set defaults as argparse does; no default may be of an option that is not there, or is there no longer.
 
         Raises:
             ValueError: no such option.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Sized
 from contextlib import suppress
 from pathlib import Path
@@ -16,23 +15,19 @@ from transformers import TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from ..config import TempBalanceConfig
-from ..files import write_json
-from ..runs.checkpoints import last_complete_checkpoint
-from ..runs.history import cost_in_log
 from ..runs.results import RESULTS_NAME, read_results
-from .results_callback import environment
+from .results_file import ResultsFile
 
 
 logger = logging.getLogger(__name__)
 
 
-class Record:
-    """``results.json`` of one training; only the process that saves writes it.
+class Record(ResultsFile):
+    """The ``results.json`` of a training whose script knows nothing of it.
 
     Training is worth more than its record: where the file can't be written, a warning says so and training goes on.
 
     Args:
-        path: of the file.
         config: what was run: the script, its arguments, the settings of TempBalance, the model.
         is_resumed: go on with the seconds of the file that is there.
     """
@@ -40,48 +35,24 @@ class Record:
     def __init__(
         self, path: Path, config: dict[str, Any], args: TrainingArguments, state: TrainerState, is_resumed: bool
     ) -> None:
-        self.path, self.args, self.state = path, args, state
-        self.start, self.seconds = time.perf_counter(), 0.0
-        self.has_ended = False
+        seconds = 0.0
         if is_resumed and path.is_file():
             with suppress(ValueError):  # a damaged record is replaced
-                self.seconds = read_results(path.parent).get("seconds") or 0.0
-        self.results: dict[str, Any] = {
-            "status": "running",
-            "config": config,
-            "arguments": json.loads(args.to_json_string()),  # tokens are masked
-            "environment": environment(args),
-            "predictions": [],
-        }
+                seconds = read_results(path.parent).get("seconds") or 0.0
+        arguments = json.loads(args.to_json_string())  # tokens are masked
+        content = {"config": config, "arguments": arguments, "predictions": []}
+        super().__init__(path, content, args, state, seconds=seconds)
 
     def write(self) -> None:
-        """Bring the results up to date, and the file with them."""
-        log = self.state.log_history
-        epochs: dict[float, dict[str, Any]] = {}
-        for entry in log:
-            if "loss" in entry or any(key.startswith("eval_") for key in entry):
-                epochs.setdefault(round(entry.get("epoch", 0.0), 6), {}).update(entry)
-        last, _ = last_complete_checkpoint(self.path.parent)
-        self.results |= {
-            "seconds": self.seconds if self.has_ended else self.seconds + time.perf_counter() - self.start,
-            "tempbalance_seconds": cost_in_log(log),
-            "looks": sum("tempbalance/seconds" in entry for entry in log),
-            "epochs": [epochs[epoch] for epoch in sorted(epochs)],
-            "best_metric": self.state.best_metric,
-            "best_checkpoint": self.state.best_model_checkpoint,
-            "last_checkpoint": str(last) if last else None,
-        }
-        if not self.args.should_save:
-            return
+        """Bring the results up to date, and the file with them, or say that it can't be written."""
         try:
-            write_json(self.path, self.results)
+            super().write()
         except OSError as error:
             logger.warning("%s can't be written (%s): this run is not recorded.", self.path, error.strerror)
 
     def end(self) -> None:
         """Training is over; evaluations and predictions may follow."""
-        self.seconds += time.perf_counter() - self.start
-        self.has_ended = True
+        self.stop_clock()
         self.results["status"] = "finished"
         self.write()
 
@@ -97,8 +68,8 @@ class Record:
 
     def finish(self, error: str | None) -> None:
         """The script is over. error: what it ended with while this was its training, or after it."""
-        if not self.has_ended:
-            self.seconds, self.has_ended = self.seconds + time.perf_counter() - self.start, True
+        if self.is_running:
+            self.stop_clock()
             error = error or "training did not come to its end"
         if error is not None:
             self.results |= {"status": "failed", "error": error}
@@ -130,7 +101,7 @@ class RunRecorder(TrainerCallback):
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        is_retry = self.record is not None and not self.record.has_ended  # with a smaller batch
+        is_retry = self.record is not None and self.record.is_running  # with a smaller batch
         if is_retry:
             self.records.remove(self.record)
         elif state.is_hyper_param_search:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -18,13 +17,10 @@ from ..balance.layer_groups import LayerGroups
 from ..balance.optimizer_check import check_optimizer
 from ..balance.optimizer_kinds import is_schedule_free
 from ..config import TempBalanceConfig
-from ..runs.checkpoints import last_complete_checkpoint
+from ..runs.checkpoints import resolve
 from ..spectra.layers import unwrap
 from .callback import TempBalanceCallback
 from .training_args import TempBalanceTrainingArguments
-
-
-logger = logging.getLogger(__name__)
 
 
 class TempBalanceTrainer(Trainer):
@@ -69,28 +65,22 @@ class TempBalanceTrainer(Trainer):
             callbacks.insert(len(callbacks) - 2, callbacks.pop())
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer; True resumes from the newest checkpoint that was written to its end.
+        """Train as Trainer does; True or "last" resumes from the newest checkpoint that was written to its end.
 
         Raises:
-            ValueError: True, and the output folder has no such checkpoint.
+            ValueError: there is no such checkpoint.
         """
-        if resume_from_checkpoint is True:
-            checkpoint, incomplete = last_complete_checkpoint(self.args.output_dir)
-            for path in incomplete:
-                logger.warning("%s is incomplete: it was being written when the run ended. It is not used.", path)
-            if checkpoint is None:
-                raise ValueError(f"{self.args.output_dir} has no complete checkpoint to resume from.")
-            resume_from_checkpoint = str(checkpoint)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        checkpoint = resolve(self.args.output_dir, resume_from_checkpoint)
+        return super().train(checkpoint, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """As Trainer; every parameter with ``weight_decay_on_all``."""
+        """Names of the parameters with weight decay: Trainer's, or all with ``weight_decay_on_all``."""
         if isinstance(self.args, TempBalanceTrainingArguments) and self.args.weight_decay_on_all:
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """As Trainer, with the groups split by layer."""
+        """Make Trainer's optimizer, with its groups split by layer."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         for callback in self.callback_handler.callbacks:
@@ -105,7 +95,7 @@ class TempBalanceTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """As Trainer; a staircase with ``scheduler_unit="epoch"``."""
+        """Make Trainer's schedule; a staircase of it with ``scheduler_unit="epoch"``."""
         is_new = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if is_new and isinstance(self.args, TempBalanceTrainingArguments) and self.args.scheduler_unit == "epoch":
@@ -129,7 +119,7 @@ class TempBalanceTrainer(Trainer):
         dataset_name: str | list[str] | None = None,
         **others: Any,
     ) -> None:
-        """As Trainer, with results, settings and picture of TempBalance; ``push_to_hub`` calls it.
+        """Write Trainer's model card with results, settings and picture of TempBalance; ``push_to_hub`` calls it.
 
         TRL's trainers call it at every checkpoint, and a save may push: a card that can't be written is a warning, and
         training, saving and pushing go on.

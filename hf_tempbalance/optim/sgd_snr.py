@@ -29,7 +29,7 @@ class SGDSNR(torch.optim.SGD):
     and every resumed run draws the same; ``group["step"]`` counts. No generator of torch's is read or changed.
 
     Args:
-        params: as for SGD; a group may have its own ``spectral_norm_regularization``.
+        params: parameters or groups, as for SGD; a group may have its own ``spectral_norm_regularization``.
         lr: as for SGD.
         spectral_norm_regularization: lambda, 0 or larger, in units of the loss per squared weight.
         **kwargs: as for SGD (momentum, weight_decay, nesterov, ...).
@@ -56,7 +56,7 @@ class SGDSNR(torch.optim.SGD):
         self.defaults["spectral_norm_regularization"] = spectral_norm_regularization
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As SGD; checks the group's ``spectral_norm_regularization``."""
+        """Add a group as SGD does, after a check of its ``spectral_norm_regularization``."""
         value = param_group.setdefault("spectral_norm_regularization", self._spectral_norm_regularization)
         if not 0 <= value < float("inf"):
             raise ValueError(

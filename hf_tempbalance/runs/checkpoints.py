@@ -1,10 +1,40 @@
-"""The newest checkpoint of a Trainer that was written to its end."""
+"""The checkpoint that a training goes on from."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from ..files import read_json
+
+
+logger = logging.getLogger(__name__)
+NEWEST = (True, "last", "true", "True")  # Trainer's own word, ours on a command line, Trainer's on a command line
+
+
+def resolve(folder: str | Path, wanted: str | Path | bool | None) -> str | None:
+    """The checkpoint that ``resume_from_checkpoint`` names, None where it asks for none.
+
+    Args:
+        folder: output folder of the run.
+        wanted: a checkpoint's folder; True or "last" for the newest one that was written to its end, which leaves
+            out newer ones with a warning each; False or None.
+
+    Raises:
+        ValueError: there is no such checkpoint.
+    """
+    if wanted is None or wanted is False:
+        return None
+    if wanted not in NEWEST:
+        if not Path(wanted).is_dir():
+            raise ValueError(f"resume_from_checkpoint={str(wanted)!r} is not a folder. Use 'last' for the newest one.")
+        return str(wanted)
+    newest, incomplete = last_complete_checkpoint(folder)
+    for path in incomplete:
+        logger.warning("%s is incomplete: it was being written when the run ended. It is not used.", path)
+    if newest is None:
+        raise ValueError(f"{folder} has no complete checkpoint to resume from. Start without resume_from_checkpoint.")
+    return str(newest)
 
 
 def last_complete_checkpoint(folder: str | Path) -> tuple[Path | None, list[Path]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import damaged, is_count, is_number
+from .history import is_tuned
 
 
 NUMBERS = (
@@ -96,7 +97,7 @@ def check_looks(path: Path, looks: list[dict[str, Any]]) -> None:
             _check_layer(path, f"{where}layers[{position}]", layer)
         if [layer["name"] for layer in look["layers"]] != [layer["name"] for layer in looks[0]["layers"]]:
             raise ValueError(f"{path} is damaged: line {number} has other layers than line 1.")
-        tuned = [layer["multiplier"] for layer in look["layers"] if layer["excluded_by"] is None]
+        tuned = [layer["multiplier"] for layer in look["layers"] if is_tuned(layer)]
         mean = look.setdefault("multiplier_mean", statistics.fmean(tuned) if tuned else 1.0)
         if not is_number(mean) or mean < 0:
             raise damaged(path, f"{where}multiplier_mean", mean, "a number from 0 up")

@@ -77,7 +77,7 @@ class Comparison:
         return f"{sentence} {other} is {difference.verdict} {base}{better}."
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types; NaN is left as it is (`files.finite` makes null of it)."""
+        """The comparison in JSON types; NaN is left as it is (`files.finite` makes null of it)."""
         difference = {name: getattr(self.difference, name) for name in ("n", "mean", "sd", "low", "high", "verdict")}
         return {
             "metric": self.metric,
@@ -96,7 +96,7 @@ def compare_runs(base: Sequence[str | Path], other: Sequence[str | Path], metric
 
     Args:
         base: output folders of Trainers; ``trainer_state.json`` in one or in its newest checkpoint is enough.
-        other: likewise.
+        other: those of the other method.
         metric: a key of the evaluations, or of ``Trainer.predict`` where the run is recorded.
 
     Raises:

@@ -84,7 +84,7 @@ def plot_curves_of(sides: Sequence[Side], curve: Curve, name: str) -> Figure:
 def _mean_and_band(
     ax: Axes, curves: list[list[tuple[float, float]]], label: str, style: str, colour: str, marker: str
 ) -> None:
-    """Over the epochs that all curves have."""
+    """Draw mean and band over the epochs that all curves have."""
     values = [dict(points) for points in curves]
     epochs = sorted(set.intersection(*(set(points) for points in values)))
     table = np.array([[points[epoch] for epoch in epochs] for points in values], dtype=float)
@@ -105,7 +105,7 @@ def _pictures(comparison: Comparison) -> list[dict[str, Any]]:
     curves: list[tuple[str, str, Curve]] = [
         (comparison.metric, f"{comparison.metric} of every evaluation.", lambda run: run.curve),
         ("training loss", "As the Trainer logged it.", lambda run: run.losses),
-        ("mean multiplier", "Of the balanced layers; each value holds to the next.", lambda run: run.multipliers),
+        ("mean multiplier", "Of the tuned layers; each value holds to the next.", lambda run: run.multipliers),
     ]
     note = "Thin: single runs; thick: the mean of a side" + (
         ", with a band of one standard deviation."

@@ -115,7 +115,7 @@ def _regular(path: Path) -> Path:
 
 
 def _sift(content: str, layers: list[str]) -> tuple[list[tuple[int, str]], str | None]:
-    """(step, line) of the usable looks, and what is wrong with the others."""
+    """The usable looks as (step, line), and what is wrong with the others."""
     *lines, rest = content.split("\n")
     looks, problem = [], None
     for number, line in enumerate(lines, start=1):
@@ -143,6 +143,11 @@ def with_nan(layer: dict[str, Any]) -> dict[str, Any]:
     return {key: math.nan if value is None and key != "excluded_by" else value for key, value in layer.items()}
 
 
+def is_tuned(layer: dict[str, Any]) -> bool:
+    """Whether a layer of a look or of results.json is given a multiplier: no rule excludes it."""
+    return layer["excluded_by"] is None
+
+
 def metric_keys(entry: dict[str, Any]) -> list[str]:
     """The metrics in an entry of Trainer's ``log_history``: what an evaluation found, without its times and speeds."""
     no_metrics = ("_runtime", "_per_second", "_model_preparation_time")
@@ -158,7 +163,7 @@ def cost_of_looks(looks: list[dict[str, Any]]) -> float:
 
 
 def cost_in_log(log: list[dict[str, Any]]) -> float:
-    """The same from the entries of looks in Trainer's ``log_history``."""
+    """The cost of TempBalance from the entries of looks in Trainer's ``log_history``."""
     keys = [f"tempbalance/{name}" for name in ("waited", "wait_seconds", "seconds")]  # wait_seconds: before 0.1
     costs = [[entry[key] for key in keys if key in entry] for entry in log]
     return float(sum(found[0] for found in costs if found))

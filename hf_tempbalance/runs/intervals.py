@@ -18,7 +18,7 @@ class Interval:
     Attributes:
         mean: NaN for no value.
         sd: standard deviation of the values, n - 1 in the denominator; NaN for fewer than two.
-        half_width: of the interval; NaN where there is none.
+        half_width: half of the interval's width; NaN where there is none.
     """
 
     n: int

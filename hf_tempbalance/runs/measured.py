@@ -28,7 +28,7 @@ class Measured:
         losses: (epoch, training loss).
         seconds: of the run, None where the files don't tell.
         stood_still: seconds of them that training stood still for looks at the weights.
-        multipliers: (epoch, mean multiplier of the balanced layers from there on); empty for plain training.
+        multipliers: (epoch, mean multiplier of the tuned layers from there on); empty for plain training.
         mean_multiplier: its mean over the steps of the run; 1 for plain training.
     """
 
@@ -46,7 +46,7 @@ class Measured:
 
     @property
     def method(self) -> str:
-        """Of plain training "plain"; else the name of the preset."""
+        """The method's name: "plain" for plain training, else the preset's."""
         if self.run.settings is None and not self.run.looks:
             return "plain"
         name = self.run.options.get("preset") or "tempbalance"
@@ -97,7 +97,7 @@ def stood_still(run: Run) -> float:
 
 
 def direction(metric: str, runs: Sequence[Run]) -> Direction | None:
-    """Which is better, as the runs say or the metric's name tells; None where neither does."""
+    """Which direction of a metric is better, as the runs say or the metric's name tells; None where neither does."""
     for run in runs:
         chosen, greater = (run.arguments.get(name) for name in ("metric_for_best_model", "greater_is_better"))
         if greater is not None and chosen is not None and metric.removeprefix("eval_") == chosen.removeprefix("eval_"):

@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..files import write_whole
-from .history import HISTORY_NAME
+from .history import HISTORY_NAME, is_tuned
 from .markdown import Markdown, one_line, render
 from .run import Run
 
@@ -218,15 +218,15 @@ def _layers(run: Run) -> str:
     if not run.looks:
         return ""
     layers = run.looks[-1]["layers"]
-    tuned = [layer for layer in layers if layer["excluded_by"] is None]
+    tuned = [layer for layer in layers if is_tuned(layer)]
     alphas = [layer["alpha"] for layer in tuned if math.isfinite(layer["alpha"])]
     relative = [layer["alpha_relative"] for layer in tuned if math.isfinite(layer["alpha_relative"])]
     start, end = (run.looks[position]["multiplier_mean"] for position in (0, -1))
-    text = f"{len(tuned)} of {len(layers)} layers were balanced, at {len(run.looks)} looks in {_seconds(run)} s."
+    text = f"{len(tuned)} of {len(layers)} layers were tuned, at {len(run.looks)} looks in {_seconds(run)} s."
     text += f" The mean multiplier, by parameters, was {start:.2f} at first and {end:.2f} at the end."
     if alphas:
         text += f" Their alpha ended between {min(alphas):.2f} and {max(alphas):.2f}"
-        text += f", {min(relative):.2f} to {max(relative):.2f} of a random matrix's." if relative else "."
+        text += f", alpha_relative between {min(relative):.2f} and {max(relative):.2f}." if relative else "."
     return text
 
 

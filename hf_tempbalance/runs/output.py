@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoints import last_complete_checkpoint
+from .checkpoints import last_complete_checkpoint, resolve
 from .history import HISTORY_NAME
 from .results import RESULTS_NAME
 
@@ -46,12 +46,12 @@ def locked(folder: str | Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def checkpoint_to_resume(folder: str | Path, wanted: str | None, *, overwrite: bool) -> str | bool | None:
+def checkpoint_to_resume(folder: str | Path, wanted: str | None, *, overwrite: bool) -> str | None:
     """What ``Trainer.train(resume_from_checkpoint=...)`` gets.
 
     Args:
         folder: output folder of the run.
-        wanted: a checkpoint's folder, "last" for the newest one that is whole, or None.
+        wanted: as `checkpoints.resolve` takes it.
         overwrite: the run may take the place of an earlier one.
 
     Raises:
@@ -59,21 +59,17 @@ def checkpoint_to_resume(folder: str | Path, wanted: str | None, *, overwrite: b
     """
     if wanted is not None and overwrite:
         raise ValueError("--resume_from_checkpoint goes on and --overwrite_output_dir starts again. Give one of them.")
-    if wanted in ("last", "true", "True"):
-        if last_complete_checkpoint(folder)[0] is None:
-            raise ValueError(
-                f"{folder} has no complete checkpoint to resume from. Start without --resume_from_checkpoint"
-                f"{', with --overwrite_output_dir true.' if _remains(folder) else '.'}"
-            )
-        return True
-    if wanted is not None and not Path(wanted).is_dir():
-        raise ValueError(f"resume_from_checkpoint={wanted!r} is not a folder. Use 'last' for the newest one.")
     if wanted is None and not overwrite and (found := _remains(folder)):
         raise ValueError(
             f"{folder} has a run already ({found[0].name}). Go on with it: --resume_from_checkpoint last. Put the new "
             "run in its place, which deletes it: --overwrite_output_dir true. Or give another --output_dir."
         )
-    return wanted
+    try:
+        return resolve(folder, wanted)
+    except ValueError as error:
+        if _remains(folder):
+            raise ValueError(f"{error} To start again in its place: --overwrite_output_dir true.") from error
+        raise
 
 
 def remove_run(folder: str | Path) -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..terminal import printable
-from .history import metric_keys
+from .history import is_tuned, metric_keys
 
 
 Looks = list[dict[str, Any]]
@@ -101,7 +101,7 @@ def plot_history(looks: Looks, title: str = "", scales: dict[str, tuple[float, f
 
 
 def effective_rates(looks: Looks, log: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Rate of each balanced layer: the logged ``learning_rate`` of a step, times the multiplier then in force.
+    """Rate of each tuned layer: the logged ``learning_rate`` of a step, times the multiplier then in force.
 
     Args:
         looks: of `read_history`.
@@ -128,7 +128,7 @@ def effective_rates(looks: Looks, log: list[dict[str, Any]]) -> tuple[np.ndarray
 
 
 def plot_rates(looks: Looks, log: list[dict[str, Any]], ax: Axes | None = None) -> Figure:
-    """Learning rate of each balanced layer over time, dark at the input and light at the output, and the schedule.
+    """Learning rate of each tuned layer over time, dark at the input and light at the output, and the schedule.
 
     Args:
         looks: of `read_history`.
@@ -145,9 +145,9 @@ def plot_rates(looks: Looks, log: list[dict[str, Any]], ax: Axes | None = None) 
         ax.plot(epochs, rate, color=colour, linewidth=width, marker=marker)
     ax.plot(epochs, schedule, "--", color="black", linewidth=2.2, label="schedule")
     if len(names):
-        ax.plot([], [], color=colours[0], label=f"first balanced layer, {as_text(names[0])}")
+        ax.plot([], [], color=colours[0], label=f"first tuned layer, {as_text(names[0])}")
         ax.plot([], [], color=colours[-1], label=f"last, {as_text(names[-1])}")
-    ax.set(xlabel="epoch", ylabel="learning rate", title="learning rate of each balanced layer", ylim=(0, None))
+    ax.set(xlabel="epoch", ylabel="learning rate", title="learning rate of each tuned layer", ylim=(0, None))
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return ax.figure
@@ -224,7 +224,7 @@ def plot_alphas(layers: list[dict[str, Any]], ax: Axes | None = None) -> Figure:
     if ax is None:
         figure = Figure(figsize=(7, 1.4 + 0.2 * min(len(layers), 60)), layout="constrained")
         ax = figure.add_subplot()
-    shades = ["0.8" if layer["excluded_by"] else "#0072b2" for layer in layers]
+    shades = ["#0072b2" if is_tuned(layer) else "0.8" for layer in layers]
     ax.barh(range(len(layers)), [layer["alpha"] for layer in layers], color=shades, edgecolor="black", linewidth=0.4)
     step = max(len(layers) // MAX_LABELLED, 1)
     ax.set_yticks(range(0, len(layers), step), [as_text(layer["name"]) for layer in layers[::step]], fontsize=7)
@@ -258,7 +258,7 @@ def plot_comparison(looks: Looks, accuracies: dict[str, list[tuple[float, float]
 
 
 def _values(looks: Looks, field: str) -> np.ndarray:
-    """(layers, looks); NaN for the multiplier of a layer that keeps the schedule's rate."""
+    """Values as (layers, looks); NaN for the multiplier of a layer that keeps the schedule's rate."""
     values = np.array([[layer[field] for layer in look["layers"]] for look in looks], dtype=float).T
     if field == "multiplier":
         values[~_is_tuned(looks)] = np.nan
@@ -266,7 +266,7 @@ def _values(looks: Looks, field: str) -> np.ndarray:
 
 
 def _is_tuned(looks: Looks) -> np.ndarray:
-    return np.array([layer["excluded_by"] is None for layer in looks[0]["layers"]])
+    return np.array([is_tuned(layer) for layer in looks[0]["layers"]])
 
 
 def _label(ax: Axes, names: list[str], looks: Looks) -> None:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from .. import __version__
 from ..terminal import printable
 from . import plots
+from .history import is_tuned
 from .run import Run
 
 
@@ -69,7 +70,7 @@ def _what(run: Run) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str, str]]:
-    """(name, value, detail) of the numbers at the top."""
+    """The numbers at the top as (name, value, detail)."""
     facts = []
     last = max((entry.get("epoch") or 0 for entry in (*run.log, *run.looks)), default=0)
     facts.append(("epochs", f"{last:g}", f"{max(entry['step'] for entry in (*run.log, *run.looks))} steps"))
@@ -79,7 +80,7 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
         facts.append((name.removeprefix("eval_").replace("_", " "), f"{value:.4g}", detail))
     if run.looks:
         first, end = (_alphas(run.looks[position]) for position in (0, -1))
-        tuned = [layer for layer in run.looks[0]["layers"] if layer["excluded_by"] is None]
+        tuned = [layer for layer in run.looks[0]["layers"] if is_tuned(layer)]
         facts.append((f"layers with their own {run.target}", f"{len(tuned)}", f"of {len(run.looks[0]['layers'])}"))
         start, now = (run.looks[position]["multiplier_mean"] for position in (0, -1))
         facts.append(("mean multiplier at the end", f"{now:.2f}", f"at the start {start:.2f}; by tuned parameters"))
@@ -100,7 +101,7 @@ def _notes(run: Run) -> list[str]:
     missing = [
         layer["name"]
         for layer in run.looks[-1]["layers"]
-        if layer["excluded_by"] is None and not math.isfinite(layer["alpha"]) and not layer.get("is_pinned")
+        if is_tuned(layer) and not math.isfinite(layer["alpha"]) and not layer.get("is_pinned")
     ]
     if (run.settings or {}).get("metric") == "depth":
         missing = []  # none was asked for
@@ -132,7 +133,7 @@ def _pictures(run: Run, spectra: list[Figure]) -> list[dict[str, Any]]:
             found.append(("alpha at the end", caption, [plots.plot_alphas(run.looks[-1]["layers"])]))
     if spectra:
         caption = (
-            "Eigenvalues of W^T W of the saved weights, and their tail with the fitted power law: the balanced layers "
+            "Eigenvalues of W^T W of the saved weights, and their tail with the fitted power law: the tuned layers "
             "with the smallest, the middle and the largest alpha."
         )
         found.append(("Spectra", caption, spectra))
@@ -143,10 +144,10 @@ def _pictures(run: Run, spectra: list[Figure]) -> list[dict[str, Any]]:
 
 
 def layers_to_show(run: Run) -> list[str]:
-    """The balanced layers with the smallest, the middle and the largest alpha at the last look."""
+    """The tuned layers with the smallest, the middle and the largest alpha at the last look."""
     if not run.looks:
         return []
-    layers = [layer for layer in run.looks[-1]["layers"] if layer["excluded_by"] is None]
+    layers = [layer for layer in run.looks[-1]["layers"] if is_tuned(layer)]
     ranked = sorted((layer["alpha"], layer["name"]) for layer in layers if math.isfinite(layer["alpha"]))
     positions = {0, len(ranked) // 2, len(ranked) - 1} if ranked else set()
     return [ranked[position][1] for position in sorted(positions)]
@@ -195,7 +196,7 @@ def _details(run: Run) -> list[tuple[str, str]]:
 
 
 def _alphas(look: dict[str, Any]) -> list[float]:
-    found = [layer["alpha"] for layer in look["layers"] if layer["excluded_by"] is None]
+    found = [layer["alpha"] for layer in look["layers"] if is_tuned(layer)]
     return [alpha for alpha in found if np.isfinite(alpha)]
 
 

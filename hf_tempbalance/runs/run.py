@@ -103,7 +103,7 @@ def read_run(folder: str | Path) -> Run:
 
 
 def _state(folder: Path, *, has_results: bool) -> dict[str, Any] | None:
-    """trainer_state.json of the folder; that of its newest checkpoint where nothing else tells of the whole run."""
+    """The folder's trainer_state.json, or that of its newest checkpoint where nothing else tells of the whole run."""
     path = folder / STATE_NAME
     if not path.is_file():
         checkpoint, _ = last_complete_checkpoint(folder)

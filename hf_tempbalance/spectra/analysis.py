@@ -23,7 +23,7 @@ from .windows import Windowing, whole_matrices
 
 
 # Eigenvalues of an n x n matrix against one multiplication of n x n matrices, in time: measured on CPUs, see
-# scripts/bench_distributed.py.
+# scripts/benchmarks/distributed.py.
 EIGENVALUE_COST = 3.0
 # A tail that starts below this share of the largest eigenvalue may lose the fourth digit of alpha in float32.
 RESOLUTION = 3000 * torch.finfo(torch.float32).eps
@@ -46,7 +46,7 @@ class Decomposition:
         fit: ascending spectra of any lengths -> their fits; None where there are fewer than two eigenvalues.
         quantile: share of a spectrum at which the tail starts; None where the fit chooses it.
         needs_float64: whether a rounding error of float32 can change which start is chosen.
-        max_batch_bytes: as in `squared_singular_values`.
+        max_batch_bytes: bound of memory, see `squared_singular_values`.
     """
 
     matrices: Callable[[MatrixStack, str], list[MatrixStack]]
@@ -58,7 +58,7 @@ class Decomposition:
 
     @classmethod
     def of(cls, config: TempBalanceConfig) -> Decomposition:
-        """That of the settings."""
+        """The decomposition that the settings ask for."""
         windows = Windowing.of(config)
         return cls(
             matrices=whole_matrices if windows is None else windows.groups,
@@ -90,7 +90,7 @@ def analyze(model: nn.Module, config: TempBalanceConfig | None = None) -> list[L
 def analyze_weights(
     weights: Iterable[Weight], config: TempBalanceConfig | None = None
 ) -> Iterator[tuple[LayerSpectrum, Tensor | None]]:
-    """As `analyze` for weights without a model, read as they are needed: small ones together, a large one alone.
+    """Spectra of weights without a model, read as they are needed: small ones together, a large one alone.
 
     Yields:
         What `analyze` has for each, and its ascending eigenvalues (float64, on the CPU, those of a convolution times
@@ -112,7 +112,8 @@ def analyze_weights(
 
 def _batches(layers: list[Layer]) -> Iterator[list[Layer]]:
     """Layers in order, together as long as their weights in float32 fit into `BATCH_BYTES`."""
-    batch, size = [], 0
+    batch: list[Layer] = []
+    size = 0
     for layer in layers:
         bytes_of = 4 * math.prod(layer.shape) + OBJECT_BYTES
         if batch and size + bytes_of > BATCH_BYTES:
@@ -228,7 +229,7 @@ def _joined(parts: list[tuple[LayerSpectrum, Tensor]]) -> tuple[LayerSpectrum, T
 
 
 def _if_it_has_spread(spectrum: LayerSpectrum, eigenvalues: Tensor, layer: Layer) -> LayerSpectrum:
-    """Without a fit where the values of its tail differ by rounding alone: that exponent is one over an error.
+    """The summary without its fit where the tail's values differ by rounding alone: alpha is then one over an error.
 
     An eigenvalue is known up to eps * sqrt(side) times the largest, eps being that of the dtype in which weight and
     eigenvalue were computed (float32 for half precision), and up to the eps of the dtype that the weight is stored in.
@@ -252,7 +253,7 @@ def _is_resolved(spectrum: LayerSpectrum, stack: MatrixStack) -> bool:
 def _analyze(
     layers: list[Layer], groups: Mapping[tuple[int, int], MatrixStack], decomposition: Decomposition
 ) -> dict[tuple[int, int], tuple[LayerSpectrum, Tensor]]:
-    """(Position of the layer, number of the group) -> summary and scaled eigenvalues of that group of matrices."""
+    """Position of the layer and number of the group -> summary and scaled eigenvalues of that group of matrices."""
     found = squared_singular_values(list(groups.values()), decomposition.max_batch_bytes)
     # Few numbers: one copy is one synchronisation, and not every accelerator has float64.
     factors = [decomposition.factor(layers[index].kind) for index, _ in groups]

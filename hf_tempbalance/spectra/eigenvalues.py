@@ -22,18 +22,26 @@ GRAM_BLOCK = 128
 
 
 class MatrixStack(Protocol):
-    """k matrices (m, n); a 3-d tensor, or an object that computes each matrix when it is asked for."""
+    """A stack of k matrices (m, n): a 3-d tensor, or an object that computes each matrix when it is asked for."""
 
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(k, m, n)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
 
     def __getitem__(self, k: Any) -> Any:
         """One matrix, or with a slice a stack of several."""
 
 
 class InFloat64:
-    """The same matrices in float64, cast when they are asked for; on the CPU where an accelerator lacks the dtype."""
+    """A stack in float64, cast when they are asked for; on the CPU where an accelerator lacks the dtype."""
 
     def __init__(self, stack: MatrixStack) -> None:
         self._stack = stack
@@ -80,7 +88,7 @@ def _compute_dtype(stack: MatrixStack) -> torch.dtype:
 
 def _chunks(stacks: Sequence[MatrixStack], max_batch_bytes: int) -> Iterator[list[tuple[int, int]]]:
     """Matrices, as (stack, position in it), whose Gram matrices have one size, dtype and device. Largest first."""
-    groups: dict[tuple, list[tuple[int, int]]] = defaultdict(list)
+    groups: dict[tuple[int, torch.dtype, torch.device], list[tuple[int, int]]] = defaultdict(list)
     for index, stack in enumerate(stacks):
         if math.prod(stack.shape):
             side = min(stack.shape[1:])
@@ -135,10 +143,11 @@ def _fill_grams(grams: Tensor, part: MatrixStack) -> None:
 def _eigvalsh(gram: Tensor) -> Tensor:
     try:
         # LAPACK's matrices are stored by columns: seen so, the lower triangle is the upper, and nothing is transposed.
-        return torch.linalg.eigvalsh(gram.mT, UPLO="U")
+        values: Tensor = torch.linalg.eigvalsh(gram.mT, UPLO="U")
     except (NotImplementedError, torch.linalg.LinAlgError):
         # Not every backend has the solver (MPS), and cuSOLVER's batched one can fail to converge. LAPACK's does not.
-        return torch.linalg.eigvalsh(gram.mT.cpu(), UPLO="U")
+        values = torch.linalg.eigvalsh(gram.mT.cpu(), UPLO="U")
+    return values
 
 
 def _pool(rows: list[Tensor], stack: MatrixStack) -> Tensor:

@@ -13,7 +13,7 @@ from .weights import clean_name
 
 
 # The reference knows BatchNorm2d alone; SyncBatchNorm is what it becomes under convert_sync_batchnorm.
-_BATCHNORM_OF = {
+_BATCHNORM_OF: dict[str, type | tuple[type, ...]] = {
     "conv1d": nn.BatchNorm1d,
     "conv2d": (nn.BatchNorm2d, nn.SyncBatchNorm),
     "conv3d": nn.BatchNorm3d,

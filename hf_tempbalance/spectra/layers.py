@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -42,12 +42,12 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """As in `Weight`."""
+        """Kind of the weight, see `Weight`."""
         return self.weight.kind
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
+        """Shape of the weight."""
         return self.weight.shape
 
     @property
@@ -88,7 +88,7 @@ class Exclusions:
 
     @classmethod
     def of(cls, config: TempBalanceConfig) -> Exclusions:
-        """Those of the settings."""
+        """The exclusions that the settings ask for."""
         return cls(
             exclude_first=config.exclude_first,
             exclude_last=config.exclude_last,
@@ -100,7 +100,7 @@ class Exclusions:
         )
 
     def matrices_of(self, weight: Weight) -> MatrixShape:
-        """What of the weight is decomposed."""
+        """The matrices that a weight is decomposed as."""
         if self.windows is None:
             return MatrixShape(1, *weight.stack_shape)
         return self.windows.shape(weight.kind, weight.stack_shape)
@@ -136,20 +136,22 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: the model is wrapped by FSDP1, whose flat parameters have no matrices.
     """
+    inside: Any = model
     while True:
-        if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        if any(type(module).__name__ == "FullyShardedDataParallel" for module in inside.modules()):
             raise ValueError(
                 "The model is wrapped by FullyShardedDataParallel (FSDP1), which flattens its weights, so that they "
                 "have no spectrum. Use FSDP2: torch.distributed.fsdp.fully_shard, or fsdp_version: 2 in the settings."
             )
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif (compiled := dict(model.named_children()).get("_orig_mod")) is not None:
-            model = compiled
-        elif type(model).__name__ == "DeepSpeedEngine":
-            model = model.module
+        if isinstance(inside, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inside = inside.module
+        elif (compiled := dict(inside.named_children()).get("_orig_mod")) is not None:
+            inside = compiled
+        elif type(inside).__name__ == "DeepSpeedEngine":
+            inside = inside.module
         else:
-            return model
+            unwrapped: nn.Module = inside
+            return unwrapped
 
 
 def find_layers(model: nn.Module, exclusions: Exclusions | None = None) -> list[Layer]:
@@ -204,7 +206,7 @@ def mark_layers(weights: Iterable[Weight], exclusions: Exclusions) -> list[Layer
 
 
 def check_windows(layers: list[Layer], exclusions: Exclusions) -> None:
-    """That windows have a use: one of full size fits into a layer that is tuned; into the others smaller ones go.
+    """Check that a window of full size fits into a layer that is tuned; into the others smaller ones go.
 
     Raises:
         ValueError: none fits.
@@ -223,7 +225,7 @@ def check_windows(layers: list[Layer], exclusions: Exclusions) -> None:
 
 
 def _intrinsic_rule(layer: Layer) -> Rule | None:
-    """What keeps a layer untuned whatever the settings are."""
+    """The rule that keeps a layer untuned whatever the settings are."""
     if layer.weight.is_part_of_adapter:
         return "adapter"
     return "not_a_layer" if layer.kind == "parameter" else layer.weight.unreadable

@@ -23,7 +23,7 @@ class PowerLawFit(NamedTuple):
     alpha: Tensor  # exponent, no unit
     xmin: Tensor  # the eigenvalue at which the tail starts, units of weight squared
     D: Tensor  # Kolmogorov-Smirnov distance between tail and fit, 0 to 1
-    index: Tensor  # position of xmin in the ascending spectrum, int64
+    index: Tensor  # type: ignore[assignment]  # position of xmin in the ascending spectrum, int64
 
 
 def fit_power_law(eigenvalues: Tensor, *, fit: Fit = "median", xmin_pos: float = 2.0, bins: int = 100) -> PowerLawFit:
@@ -83,7 +83,7 @@ def fit_power_law(eigenvalues: Tensor, *, fit: Fit = "median", xmin_pos: float =
 def fit_power_laws(
     spectra: Sequence[Tensor], *, fit: Fit = "median", xmin_pos: float = 2.0, bins: int = 100
 ) -> list[PowerLawFit]:
-    """As `fit_power_law` for spectra of any lengths (N,), one dtype and one device: a model's in a few passes."""
+    """Fits of `fit_power_law` for spectra of any lengths (N,), one dtype and one device: a model's in a few passes."""
     found: dict[int, PowerLawFit] = {}
     for batch in _batches([len(spectrum) for spectrum in spectra]):
         fitted = _fit([spectra[index] for index in batch], fit, xmin_pos, bins)
@@ -104,7 +104,7 @@ def _batches(sizes: list[int]) -> list[list[int]]:
 
 
 def _right_aligned(spectrum: Tensor, width: int) -> Tensor:
-    """The largest value last. What is in front is of no tail, whatever it is."""
+    """The spectra as rows that end with the largest value; what stands in front of a shorter one is in no tail."""
     return torch.nn.functional.pad(spectrum, (width - len(spectrum), 0), value=1.0)
 
 
@@ -121,12 +121,12 @@ class _Batch(NamedTuple):
 
     @property
     def rows(self) -> Tensor:
-        """0 ... L-1."""
+        """Index of each row: 0 ... L-1."""
         return torch.arange(len(self.values), device=self.values.device)
 
 
 def _fit(spectra: list[Tensor], fit: Fit, xmin_pos: float, bins: int) -> PowerLawFit:
-    """Of some spectra, the longest first; each field (L,)."""
+    """The fits of L spectra, given the longest first; each field (L,)."""
     values = torch.stack([_right_aligned(spectrum, len(spectra[0])) for spectrum in spectra])
     sizes = [len(spectrum) for spectrum in spectra]
     width = values.shape[1]
@@ -145,7 +145,7 @@ def _fit(spectra: list[Tensor], fit: Fit, xmin_pos: float, bins: int) -> PowerLa
 
 
 def _median(batch: _Batch, xmin_pos: float, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """At index N / xmin_pos."""
+    """Start of each tail by fit="median": the eigenvalue at index N / xmin_pos."""
     index = torch.tensor([int(size / xmin_pos) for size in batch.sizes], device=batch.values.device)
     start = batch.first + index
     return (
@@ -156,12 +156,13 @@ def _median(batch: _Batch, xmin_pos: float, bins: int) -> tuple[Tensor, Tensor, 
 
 
 def _goodness_of_fit(batch: _Batch, xmin_pos: float, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where D is smallest."""
+    """Start of each tail by fit="goodness-of-fit": where D is smallest."""
     return _best(batch, torch.ones_like(batch.is_real))
 
 
 def _fix_finger(batch: _Batch, xmin_pos: float, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where D is smallest up to 1.5 times the histogram's peak, as the reference codes it."""
+    """Start of each tail by fit="fix-finger": where D is smallest up to 1.5 times the histogram's peak, as in the
+    reference code."""
     peak = _histogram_peaks(batch.values, batch.is_real, bins).unsqueeze(1)
     is_near = (batch.values >= torch.log10(0.95 * peak)) & (batch.values <= 1.5 * peak)
     start, chosen, distance = _best(batch, is_near)
@@ -170,7 +171,7 @@ def _fix_finger(batch: _Batch, xmin_pos: float, bins: int) -> tuple[Tensor, Tens
 
 
 def _xmin_peak(batch: _Batch, xmin_pos: float, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where D is smallest between 0.95 and 1.5 times the histogram's peak."""
+    """Start of each tail by fit="xmin-peak": where D is smallest between 0.95 and 1.5 times the histogram's peak."""
     peak = _histogram_peaks(batch.values, batch.is_real, bins).unsqueeze(1)
     return _best(batch, (batch.values >= 0.95 * peak) & (batch.values <= 1.5 * peak))
 
@@ -189,7 +190,8 @@ def _all(batch: _Batch) -> Tensor:
 
 
 def _best(batch: _Batch, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The candidate, (L, N), with the smallest D. What was never evaluated is NaN: see `fit_power_law`."""
+    """The fit of each spectrum at the candidate, (L, N), with the smallest D; NaN without a candidate: see
+    `fit_power_law`."""
     allowed = batch.is_real & candidates
     allowed[:, -1] = False  # a tail of one value has no exponent
     start, distance = _scan(batch.relative, batch.alpha, allowed)
@@ -213,7 +215,7 @@ def _histogram_peaks(values: Tensor, is_real: Tensor, bins: int) -> Tensor:
 
 
 def _scan(relative: Tensor, alpha: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each row the allowed start with the smallest D, and that D; 1 where there is none below. (L,) each.
+    """The allowed start of each row with the smallest D, and that D; 1 where none is below. (L,) each.
 
     Exact, but without evaluating all N^2/2 terms: the maximum over some positions j is a lower bound of D. A coarse
     pass over all candidates, then a finer one over those whose bound does not exceed the best D known so far.
@@ -240,7 +242,7 @@ def _scan(relative: Tensor, alpha: Tensor, allowed: Tensor) -> tuple[Tensor, Ten
 
 
 def _table(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Values at their places, infinity elsewhere."""
+    """A table with values at their places, infinity elsewhere."""
     return values.new_full(shape, torch.inf).index_put_((rows, columns), values)
 
 
@@ -248,11 +250,15 @@ def _positions(width: int, count: int, device: torch.device) -> Tensor:
     """About ``count`` of the positions 0 ... width-1, half of them evenly spaced, half denser towards the largest."""
     even = torch.linspace(0, width - 1, count // 2, device=device)
     dense = width - torch.logspace(0, math.log10(width), count // 2, device=device)
-    return torch.cat([even, dense]).long().clamp(0, width - 1).unique()
+    positions: Tensor = torch.cat([even, dense]).long().clamp(0, width - 1).unique()
+    return positions
 
 
 def _distances(relative: Tensor, alpha: Tensor, rows: Tensor, starts: Tensor, positions: Tensor) -> Tensor:
-    """max over the positions j >= i of |1 - (x[j]/x[i])^(1-alpha(i)) - (j-i)/n|, for each row and start i in (K,)."""
+    """Kolmogorov-Smirnov distance of each row for each start i in (K,):
+
+    max over the positions j >= i of |1 - (x[j]/x[i])^(1-alpha(i)) - (j-i)/n|
+    """
     size = max(BLOCK_ELEMENTS // len(positions), 1)
     sampled = relative[:, positions]
     left = (relative.shape[1] - positions).to(relative.dtype)  # n - (j - i): the values of the tail from j on

@@ -88,7 +88,7 @@ def summary(
 
 
 def without_fit(spectrum: LayerSpectrum) -> LayerSpectrum:
-    """The same without the numbers that a fit gives."""
+    """The summary of a spectrum without the numbers that a fit gives, which become NaN."""
     return replace(spectrum, alpha=math.nan, alpha_relative=math.nan, alpha_hat=math.nan, xmin=math.nan, D=math.nan)
 
 

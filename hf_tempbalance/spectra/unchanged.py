@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from .weights import Weight
 
 
 Result = TypeVar("Result")
+Fingerprint = tuple[tuple[int, int, torch.dtype, tuple[int, ...]], ...]
 
 
 class Unchanged(Generic[Result]):
@@ -21,7 +23,7 @@ class Unchanged(Generic[Result]):
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[tuple, Result]] = {}
+        self._kept: dict[str, tuple[Fingerprint, Result]] = {}
 
     def get(self, weight: Weight) -> Result | None:
         """The result that was kept of this weight; None if there is none, or the weight may have changed."""
@@ -34,7 +36,7 @@ class Unchanged(Generic[Result]):
         self._kept = {weight.name: (mark, result) for weight, mark, result in prints if mark is not None}
 
 
-def _fingerprint(weight: Weight) -> tuple | None:
+def _fingerprint(weight: Weight) -> Fingerprint | None:
     """Which memory, and how often it was written; None where that can't be known."""
     if weight.adapters:  # switched on and off, scaled and merged without a tensor being written into
         return None
@@ -44,7 +46,7 @@ def _fingerprint(weight: Weight) -> tuple | None:
     return tuple(_state_of(getattr(tensor, "_local_tensor", tensor)) for tensor in tensors)
 
 
-def _state_of(tensor: Tensor) -> tuple:
+def _state_of(tensor: Tensor) -> tuple[int, int, torch.dtype, tuple[int, ...]]:
     # A tensor made under inference mode has no counter, and nothing can be written into it outside.
     version = 0 if tensor.is_inference() else tensor._version
     return tensor.data_ptr(), version, tensor.dtype, tuple(tensor.shape)

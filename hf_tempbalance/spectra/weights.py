@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,25 +46,25 @@ class Weight:
     kind: str
     tensor: Tensor  # under an adapter that of the layer inside
     parameters: tuple[Tensor, ...]
-    adapters: tuple[nn.Module, ...] = ()  # PEFT layers around the layer, the outer first; each adds to the weight
+    adapters: tuple[Any, ...] = ()  # PEFT layers around the layer, the outer first; each adds to the weight
     is_part_of_adapter: bool = False  # ... that can't be merged with its layer's weight
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole weight, also where this process holds a shard; () for a lazy layer."""
+        """Shape of the whole weight, also where this process holds a shard; () for a lazy layer."""
         if isinstance(self.tensor, nn.UninitializedParameter):
             return ()
         return tuple(getattr(self.tensor, "ds_shape", self.tensor.shape))
 
     @property
     def stack_shape(self) -> tuple[int, int, int]:
-        """(matrices, rows, columns); zeros where there is no shape yet."""
+        """Shape of `stack`, (matrices, rows, columns); zeros where there is no shape yet."""
         shape = self.shape
         if self.kind == "in_proj":
             return 3, shape[0] // 3, shape[1]
         if self.kind == "experts":
-            return shape
-        return (math.prod(shape[2:]), *shape[:2]) if len(shape) > 1 else (0, 0, 0)
+            return shape[0], shape[1], shape[2]
+        return (math.prod(shape[2:]), shape[0], shape[1]) if len(shape) > 1 else (0, 0, 0)
 
     @property
     def unreadable(self) -> Unreadable | None:
@@ -82,7 +82,7 @@ class Weight:
 
     @property
     def is_trained(self) -> bool:
-        """Whether a matrix-shaped parameter is, or any parameter of an adapter: VeRA and others train vectors."""
+        """Whether a matrix-shaped parameter of it is trained, or any parameter of an adapter: VeRA trains vectors."""
         own = {id(p) for p in self.adapters[-1].base_layer.parameters()} if self.adapters else None
         return any(
             p.requires_grad and (_is_matrix(p) or (own is not None and id(p) not in own)) for p in self.parameters
@@ -98,9 +98,9 @@ class Weight:
 
         A view where that is possible. Every process of the group has to call it where `is_sharded`.
         """
-        gather = nullcontext()
+        gather: AbstractContextManager[Any] = nullcontext()
         if any(hasattr(p, "ds_id") for p in self.parameters):
-            import deepspeed
+            import deepspeed  # type: ignore[import-untyped]
 
             gather = deepspeed.zero.GatheredParameters([p for p in self.parameters if hasattr(p, "ds_id")])
         with gather, torch.no_grad():
@@ -108,8 +108,8 @@ class Weight:
             for adapter in self.adapters:
                 for name in () if adapter.merged else _active(adapter):
                     tensor = tensor + adapter.get_delta_weight(name).to(tensor.dtype)
-            tensor = tensor.full_tensor() if _is_dtensor(tensor) else tensor
-            return tensor.clone() if hasattr(self.tensor, "ds_id") else tensor
+            whole: Tensor = getattr(tensor, "full_tensor", lambda: tensor)()
+            return whole.clone() if hasattr(self.tensor, "ds_id") else whole
 
     def stack(self) -> Tensor | MergedStack:
         """The weight as matrices (k, m, n), a view; lazily merged under an adapter. For weights not `is_sharded`."""
@@ -137,7 +137,7 @@ def as_stack(weight: Tensor, kind: str) -> Tensor:
     if kind == "experts":
         return weight
     if kind == "in_proj":
-        return weight.unflatten(0, (3, -1))
+        return weight.reshape(3, -1, weight.shape[1])
     return weight.unsqueeze(0) if weight.dim() == 2 else weight.flatten(2).permute(2, 0, 1)
 
 
@@ -149,15 +149,17 @@ def find_weights(model: nn.Module) -> Iterator[Weight]:
         if id(module) in inside:
             continue
         name = clean_name(full_name)
-        base, adapters = module, []
+        base: Any = module
+        adapters: list[Any] = []
         while _is_adapter(base):
             adapters.append(base)
             base = base.base_layer
-        if _kind(base) is not None and all(_adds(adapter, base) for adapter in adapters):
+        kind = _kind(base)
+        if kind is not None and all(_adds(adapter, base) for adapter in adapters):
             inside |= {id(child) for child in module.modules()}
             yield Weight(
                 name,
-                _kind(base),
+                kind,
                 base.weight,
                 tuple(module.parameters()),
                 adapters=tuple(adapters),
@@ -181,7 +183,7 @@ def _own_weights(module: nn.Module, prefix: str, is_part_of_adapter: bool) -> It
     own = dict(module.named_parameters(recurse=False))
     for key, parameter in own.items():
         is_lazy = isinstance(parameter, nn.UninitializedParameter)
-        shape = () if is_lazy else getattr(parameter, "ds_shape", parameter.shape)
+        shape: tuple[int, ...] = () if is_lazy else tuple(getattr(parameter, "ds_shape", parameter.shape))
         if not is_lazy and len(shape) < 2:
             continue
         kind, names = "parameter", [key]
@@ -197,7 +199,7 @@ def _own_weights(module: nn.Module, prefix: str, is_part_of_adapter: bool) -> It
             yield Weight(prefix, "linear", buffer, tuple(own.values()))
 
 
-def _kind(module: nn.Module) -> str | None:
+def _kind(module: Any) -> str | None:
     if not isinstance(getattr(module, "weight", None), Tensor):
         return None
     # transformers' Conv1D (GPT-2) is a linear layer whose weight is stored as (in, out).
@@ -206,7 +208,7 @@ def _kind(module: nn.Module) -> str | None:
     return next((kind for layer, kind in _KINDS.items() if isinstance(module, layer)), None)
 
 
-def _active(adapter: nn.Module) -> list[str]:
+def _active(adapter: Any) -> list[str]:
     held = {name for key in getattr(adapter, "adapter_layer_names", ()) for name in getattr(adapter, key, ())}
     return [] if adapter.disable_adapters else [name for name in adapter.active_adapters if name in held]
 
@@ -217,7 +219,7 @@ def _is_adapter(module: nn.Module) -> bool:
     return is_tuner and isinstance(getattr(module, "base_layer", None), nn.Module)
 
 
-def _adds(adapter: nn.Module, base: nn.Module) -> bool:
+def _adds(adapter: Any, base: Any) -> bool:
     """Whether the merged weight is the layer's plus `get_delta_weight`: the home of its methods tells the tuner."""
     methods = [getattr(type(adapter), name, None) for name in ("get_delta_weight", "merge")]
     homes = [getattr(method, "__module__", "").split(".") for method in methods]

@@ -13,7 +13,7 @@ from .eigenvalues import MatrixStack
 
 
 class MatrixShape(NamedTuple):
-    """What of a weight is decomposed: so many spectra, each pooled from so many matrices of one shape."""
+    """The matrices that a weight is decomposed as: so many spectra, each pooled from so many matrices of one shape."""
 
     spectra: int
     matrices: int
@@ -22,7 +22,7 @@ class MatrixShape(NamedTuple):
 
     @property
     def num_eigenvalues(self) -> int:
-        """Of all spectra together."""
+        """Number of eigenvalues of all spectra together."""
         return self.spectra * self.matrices * min(self.rows, self.columns)
 
 
@@ -36,7 +36,7 @@ class Windows:
 
     Args:
         stack: (k, m, n).
-        places: of each window the matrix, the first row and the first column.
+        places: the matrix, the first row and the first column of each window.
         rows, columns: of a window.
     """
 
@@ -117,7 +117,7 @@ class Windowing:
         return kind.startswith("conv") or (rows >= self.rows and columns >= int(self.rows * self.aspect))
 
     def _places(self, kind: str, shape: tuple[int, int, int]) -> tuple[list[list[tuple[int, int, int]]], int, int]:
-        """Of each spectrum its windows (see `Windows`), then the rows and columns of a window."""
+        """The places of each spectrum's windows (see `Windows`), then the rows and columns of a window."""
         return self._bands(shape) if kind.startswith("conv") else self._grid(shape)
 
     def _grid(self, shape: tuple[int, int, int]) -> tuple[list[list[tuple[int, int, int]]], int, int]:

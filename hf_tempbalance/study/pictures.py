@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..runs.history import HISTORY_NAME, read_history
+from ..runs.history import HISTORY_NAME, is_tuned, read_history
 from ..runs.intervals import interval
 from ..runs.plots import as_text, limits, plot_history
 from .collect import Collected, Measured
@@ -94,7 +94,7 @@ def plot_alphas(collected: Collected) -> Figure:
 
 
 def write_pictures(collected: Collected, source: Path, folder: Path) -> list[Path]:
-    """curves.png, seeds.png, alphas.png, and layers-CELL.png of the first seed of each cell that has a history.
+    """Write curves.png, seeds.png, alphas.png, and layers-CELL.png of the first seed of each cell that has a history.
 
     Those share one colour scale for alpha and one for the multipliers, so that they can be laid beside each other.
     """
@@ -130,7 +130,7 @@ def _first_histories(collected: Collected, source: Path) -> dict[str, tuple[str,
 
 
 def _alphas(runs: list[Measured], field: str) -> list[float]:
-    values = [layer.get(field) for run in runs for layer in run.layers if layer["excluded_by"] is None]
+    values = [layer.get(field) for run in runs for layer in run.layers if is_tuned(layer)]
     return [value for value in values if value is not None and np.isfinite(value)]
 
 

@@ -20,8 +20,8 @@ Options = dict[str, Any]  # of scripts/train.py
 class Tuning:
     """Every cell is run with each value of one option; the best on held-out images is the one that counts.
 
-    option: of scripts/train.py. values: tried for every cell alike. seeds: of the trial runs, which count among the
-    runs of a cell where they are seeds of the study.
+    option: one of scripts/train.py. values: tried for every cell alike. seeds: those of the trial runs, which count
+    among the runs of a cell where they are seeds of the study.
     """
 
     option: str
@@ -46,7 +46,7 @@ class Study:
 
     train: options of every run. axes: axis -> label -> options. cells: (axis -> labels, options) that are set where
     all axes have one of the labels, later ones over earlier ones. baseline: axis -> label to compare with.
-    kept_version: of a study that was read from its folder, where paths may have been cut off since.
+    kept_version: version of a study that was read from its folder, where paths may have been cut off since.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Study:
 
     @property
     def version(self) -> str:
-        """Of the settings: the same for the same runs."""
+        """Hash of the settings: the same for the same runs."""
         if self.kept_version is not None:
             return self.kept_version
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
@@ -76,7 +76,7 @@ class Study:
         return [dict(zip(self.axes, labels, strict=True)) for labels in itertools.product(*self.axes.values())]
 
     def options_of(self, cell: dict[str, str]) -> Options:
-        """Of every run in a cell; an option that is a mapping is merged, anything else replaced."""
+        """Options of every run in a cell; an option that is a mapping is merged, anything else replaced."""
         options: Options = {}
         parts = [self.train, *(self.axes[axis][label] for axis, label in cell.items())]
         parts += [given for where, given in self.cells if all(cell[axis] in where[axis] for axis in where)]

@@ -53,7 +53,7 @@ def _public(path: Path) -> Any:
 
 
 def without_paths(value: Any) -> Any:
-    """The same JSON value; each path from the root, the home folder or a drive is cut to its last part."""
+    """The JSON value with each path from the root, the home folder or a drive cut to its last part."""
     if isinstance(value, dict):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import write_whole
 from ..runs.intervals import Interval, interval, paired_difference
 from .collect import Collected, Measured
 
@@ -160,11 +161,10 @@ def latex(collected: Collected) -> str:
 
 
 def write_tables(collected: Collected, folder: Path) -> list[Path]:
-    """table.md, table.csv and table.tex."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write table.md, table.csv and table.tex; returns their paths."""
     texts = {"table.md": markdown(collected), "table.csv": csv_table(collected), "table.tex": latex(collected)}
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_whole(folder / name, text)
     return [folder / name for name in texts]
 
 

@@ -34,10 +34,10 @@ class Progress(Protocol):
     """What is told while a study runs."""
 
     def update(self, done: float, total: float, running: Sequence[str]) -> None:
-        """Epochs that are done and those that are known to be wanted."""
+        """Tell the epochs that are done and those that are known to be wanted."""
 
     def ended(self, run: Run, result: dict[str, Any]) -> None:
-        """A run is over, finished or failed."""
+        """Tell that a run is over, finished or failed."""
 
 
 @dataclass

@@ -176,7 +176,7 @@ class ImageSplits:
     image_size: int
 
     def to(self, device: torch.device) -> ImageSplits:
-        """The same with all images on a device."""
+        """The data set with all images on a device."""
         parts = (self.train, self.test, self.validation)
         train, test, validation = (None if part is None else part.to(device) for part in parts)
         return replace(self, train=train, test=test, validation=validation)
@@ -255,7 +255,7 @@ class _Split:
     images: Tensor | None = None
 
     def decode(self, indices: np.ndarray, image_size: int | None) -> Tensor:
-        """(len(indices), 3, H, W), uint8."""
+        """The images as (len(indices), 3, H, W), uint8."""
         if self.images is not None:
             images = self.images[torch.from_numpy(indices)]
             return images if image_size is None else _resized(images, image_size)

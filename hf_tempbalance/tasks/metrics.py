@@ -28,12 +28,12 @@ class Accuracy(evaluate.Metric):
 
 
 def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """For Trainer's ``compute_metrics``, with `predicted_class` as ``preprocess_logits_for_metrics``."""
+    """Accuracy, as Trainer's ``compute_metrics`` with `predicted_class` as ``preprocess_logits_for_metrics``."""
     # In memory: metrics that write to the cache lock each other out when runs go side by side.
     metric = Accuracy(keep_in_memory=True)
     return metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
 
 
 def predicted_class(logits: Any, labels: Any) -> Any:
-    """(N, classes) -> (N,): Trainer then gathers class indices instead of logits."""
+    """Logits (N, classes) -> indices (N,): Trainer then gathers class indices instead of logits."""
     return logits.argmax(-1)

@@ -1,4 +1,4 @@
-"""How long something takes, on a CPU or an accelerator."""
+"""How long something takes, on a CPU or an accelerator: the clock of every part."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ import torch
 Result = TypeVar("Result")
 
 
-def timed(function: Callable[[], Result], device: str) -> tuple[float, Result]:
-    """Seconds until the device has done what the function asked of it, and the result."""
-    start = time.perf_counter()
-    result = function()
+def now(device: str) -> float:
+    """Seconds on a clock without a date, read once the device has done what it was asked to."""
     if device != "cpu":
         torch.accelerator.synchronize()
-    return time.perf_counter() - start, result
+    return time.perf_counter()
+
+
+def timed(function: Callable[[], Result], device: str = "cpu") -> tuple[float, Result]:
+    """Seconds until the device has done what the function asked of it, and the result."""
+    start = now(device)
+    result = function()
+    return now(device) - start, result

@@ -9,16 +9,15 @@ import argparse
 import math
 import os
 import statistics
-import time
+from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
+from benchmarks.clock import timed
+from benchmarks.processes import shared_look
 from hf_tempbalance.balance.distributed import share_out
-from hf_tempbalance.balance.spectrum_job import analyze_together
 from hf_tempbalance.spectra.analysis import decomposition_cost
 from hf_tempbalance.spectra.eigenvalues import squared_singular_values
 
@@ -65,18 +64,14 @@ def measure_costs(device: str, rounds: int) -> dict[int, float]:
     for side in SIDES:
         matrix = torch.randn(1, side, side, device=device)
         squared_singular_values([matrix])
-        times = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            squared_singular_values([matrix])[0].cpu()
-            times.append(time.perf_counter() - start)
-        found[side] = statistics.median(times)
+        look = partial(squared_singular_values, [matrix])
+        found[side] = statistics.median(timed(look, device)[0] for _ in range(rounds))
     torch.set_num_threads(threads)
     return found
 
 
 def seconds_of(shape: Shape, costs: dict[int, float]) -> float:
-    """Of one matrix: the nearest measured side, scaled by `decomposition_cost`."""
+    """Seconds of one matrix: those of the nearest measured side, scaled by `decomposition_cost`."""
     nearest = min(costs, key=lambda side: abs(math.log(side / min(shape))))
     return costs[nearest] * decomposition_cost(1, *shape) / decomposition_cost(1, nearest, nearest)
 
@@ -90,6 +85,11 @@ def predict(shapes: list[Shape], ranks: int, costs: dict[int, float]) -> float:
     return max(load)
 
 
+def small_model() -> nn.Module:
+    """The matrices that are measured here."""
+    return nn.ModuleList(nn.Linear(columns, rows, bias=False) for rows, columns in shapes_of(*MEASURED))
+
+
 def compare(costs: dict[int, float], rounds: int) -> list[dict[str, Any]]:
     """Prediction and measurement of a small model, shared by processes of one thread."""
     rows = []
@@ -97,28 +97,8 @@ def compare(costs: dict[int, float], rounds: int) -> list[dict[str, Any]]:
     for processes in (1, 2, 4):
         # More processes than cores take turns.
         predicted = predict(shapes_of(*MEASURED), processes, costs) * max(1, processes / cores)
-        queue = mp.get_context("spawn").SimpleQueue()
-        mp.spawn(_worker, (processes, rounds, 29571 + processes, queue), processes)
-        measured = statistics.median(queue.get())
+        measured = statistics.median(shared_look(small_model, processes, rounds)["together"])
         error = predicted / measured - 1
         print(f"{processes} processes here: predicted {predicted:.2f} s, measured {measured:.2f} s ({error:+.0%})")
         rows.append({"processes": processes, "predicted": predicted, "measured": measured})
     return rows
-
-
-def _worker(rank: int, processes: int, rounds: int, port: int, queue: Any) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.manual_seed(0)
-    model = nn.ModuleList(nn.Linear(columns, rows, bias=False) for rows, columns in shapes_of(*MEASURED))
-    dist.init_process_group("gloo", rank=rank, world_size=processes)
-    times = []
-    for _ in range(rounds + 1):
-        dist.barrier()
-        start = time.perf_counter()
-        analyze_together(model)
-        dist.barrier()
-        times.append(time.perf_counter() - start)
-    if rank == 0:
-        queue.put(times[1:])
-    dist.destroy_process_group()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.race import ratio
+from hf_tempbalance.runs.history import cost_of_looks
 
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -31,10 +32,10 @@ def update(options: argparse.Namespace) -> list[dict[str, Any]]:
         mine = [row for row in rows if row["mode"] == mode]
         seconds = [row["seconds"] for row in mine]
         middle, low, high = ratio(plain, seconds)
-        waits = [row["stall"] / row["between"] for row in mine if row["between"]]
-        stall = f", stands still {statistics.median(waits):.2%} of the time between looks" if waits else ""
+        waits = [row["waited"] / row["between"] for row in mine if row["between"]]
+        waited = f", stands still {statistics.median(waits):.2%} of the time between looks" if waits else ""
         spread = f"{middle:.2f} ({low:.2f}-{high:.2f})"
-        print(f"{mode:12} {statistics.median(seconds):6.1f} s, {spread} of no looks in the same round{stall}")
+        print(f"{mode:12} {statistics.median(seconds):6.1f} s, {spread} of no looks in the same round{waited}")
     return rows
 
 
@@ -56,12 +57,11 @@ def train(mode: str) -> dict[str, Any]:
         seconds = json.loads(Path(folder, "results.json").read_text())["seconds"]
         history = Path(folder, "tempbalance_history.jsonl")
         looks = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
-    stalls = [look.get("wait_seconds", look["seconds"]) for look in looks[1:]]  # the first comes before training
-    between = seconds / len(stalls) if stalls else None
+    looks = looks[1:]  # the first comes before training
     return {
         "mode": mode,
         "seconds": seconds,
-        "stall": statistics.mean(stalls) if stalls else None,
-        "between": between,
-        "look": statistics.mean(look["seconds"] for look in looks[1:]) if stalls else None,
+        "waited": cost_of_looks(looks) / len(looks) if looks else None,
+        "between": seconds / len(looks) if looks else None,
+        "look": statistics.mean(look["seconds"] for look in looks) if looks else None,
     }

@@ -65,10 +65,18 @@ def test_normalize_divides_by_the_mean_over_the_tuned_layers():
     assert sum(normalized.values()) / len(normalized) == pytest.approx(1)
 
 
-def test_pinned_layers_take_the_largest_multiplier_and_change_no_other():
+def test_pinned_layers_take_the_largest_multiplier_and_leave_the_range_to_the_others():
     spectra = [spectrum("emb", float("nan"), is_pinned=True), spectrum("a", 2.0), spectrum("b", 3.0)]
     assert multipliers_of(spectra, Method.of(TempBalanceConfig())) == {"emb": 1.5, "a": 0.5, "b": 1.5}
     assert multipliers_of(spectra[:1], Method.of(TempBalanceConfig(max_ratio=3.0))) == {"emb": 3.0}
+
+
+@pytest.mark.parametrize("settings", [{"mapping": "sqrt"}, {"mapping": "log2"}, {"normalize": True}])
+def test_what_keeps_the_mean_of_the_tuned_layers_keeps_it_with_pinned_ones_among_them(settings):
+    spectra = [spectrum("emb", float("nan"), is_pinned=True), spectrum("a", 2.0), spectrum("b", 3.0)]
+    found = multipliers_of(spectra, Method.of(TempBalanceConfig(**settings)))
+    assert sum(found.values()) / 3 == pytest.approx(1)
+    assert found["emb"] == found["b"] > found["a"]
 
 
 def test_a_control_shuffles_the_multipliers_of_units():

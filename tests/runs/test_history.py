@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_tempbalance.runs.history import append_look, continue_history, read_history
+from hf_tempbalance.runs.history import append_look, continue_history, is_tuned, read_history
 
 
 def look(step: int, alpha: float = 2.5) -> dict:
@@ -248,3 +248,7 @@ def test_a_foreign_file_is_refused_with_file_and_line(tmp_path):
         file.write('{"loss": 1.0}\n')
     with pytest.raises(ValueError, match=r"history.jsonl, line 2 is not a look"):
         read_history(path)
+
+
+def test_a_layer_of_a_look_is_tuned_unless_a_rule_excludes_it():
+    assert is_tuned({"excluded_by": None}) and not is_tuned({"excluded_by": "last"})

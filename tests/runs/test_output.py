@@ -58,10 +58,10 @@ def test_whatever_a_run_leaves_makes_a_folder_used(tmp_path, name):
 
 
 def test_last_is_the_newest_whole_checkpoint(tmp_path):
-    assert checkpoint_to_resume(used(tmp_path), "last", overwrite=False) is True
+    assert checkpoint_to_resume(used(tmp_path), "last", overwrite=False) == str(tmp_path / "checkpoint-1")
     assert how_to_go_on(tmp_path) == "Go on with --resume_from_checkpoint last"
     (tmp_path / "checkpoint-1" / "trainer_state.json").unlink()
-    with pytest.raises(ValueError, match="has no complete checkpoint .* with --overwrite_output_dir true"):
+    with pytest.raises(ValueError, match="has no complete checkpoint .*: --overwrite_output_dir true"):
         checkpoint_to_resume(tmp_path, "last", overwrite=False)
     assert "Start again" in how_to_go_on(tmp_path)
 

@@ -7,12 +7,14 @@ import statistics
 import subprocess
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import bench
 import pytest
 import torch
-from benchmarks import share, solvers
+from benchmarks import share, solvers, step
+from benchmarks.processes import shared_look
 from benchmarks.race import Worker
 from benchmarks.scale import LLAMAS, RANKS, predict, shapes_of
 from benchmarks.share import Training
@@ -103,7 +105,7 @@ def test_without_a_part_all_parts_run_and_their_rows_are_written(monkeypatch, tm
     bench.main()
     written = json.loads((tmp_path / "out" / "all.json").read_text())
     assert written.pop("machine")["device"] == "cpu"
-    assert written == {name: [{"of": name}] for name in bench.PARTS} and len(written) == 9
+    assert written == {name: [{"of": name}] for name in bench.PARTS} and len(written) == 11
 
 
 def test_the_share_of_a_look_is_that_of_the_steps_between_two(monkeypatch, capsys):
@@ -130,3 +132,18 @@ def test_the_prediction_is_the_load_of_the_rank_with_the_most_to_do():
         for ranks, seconds in zip(RANKS, predicted, strict=True):
             assert max(total / ranks, largest) <= seconds * (1 + 1e-12)
             assert seconds <= total / ranks + largest
+
+
+@pytest.mark.slow
+def test_processes_share_a_look_and_one_alone_is_timed_beside_them():
+    seconds = shared_look(partial(mlp, 64, 96, 64), processes=2, rounds=2)
+    assert {what: len(times) for what, times in seconds.items()} == {"together": 2, "alone": 2}
+    assert min(seconds["together"] + seconds["alone"]) > 0
+
+
+def test_a_step_of_every_contender_is_compared_to_the_plain_one(monkeypatch, capsys):
+    monkeypatch.setattr(step, "MODELS", {"small": partial(mlp, 16, 64, 96, 64, 16)})
+    rows = step.steps(Namespace(device="cpu", rounds=1))
+    assert [row["optimizer"] for row in rows] == list(step.OPTIMIZERS)
+    assert all(float(row[name].split()[0]) > 0 for row in rows for name in ("tuned", "equal", "real groups"))
+    assert "40 pairs" in capsys.readouterr().out
