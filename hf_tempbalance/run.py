@@ -24,8 +24,9 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from .config import TempBalanceConfig, nearest
+from .config import TempBalanceConfig
 from .huggingface.attachment import Attachment
+from .options import nearest
 
 
 PROG = "hf-tempbalance run"

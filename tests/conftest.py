@@ -14,6 +14,7 @@ import pytest
 import torch
 
 
+collect_ignore = ["scripts_of_others", "fixtures"]  # no tests; they run as scripts
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

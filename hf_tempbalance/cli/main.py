@@ -196,8 +196,12 @@ def _spectra(
 
     source = open_source(model)
     # A file does not tell which layer was registered first and last.
-    rules = {"exclude_first": source.has_model, "exclude_last": source.has_model}
-    config = TempBalanceConfig(fit=options.fit, xmin_pos=options.xmin_pos, **rules)
+    config = TempBalanceConfig(
+        fit=options.fit,
+        xmin_pos=options.xmin_pos,
+        exclude_first=source.has_model,
+        exclude_last=source.has_model,
+    )
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
     errors = Console(stderr=True)
@@ -216,7 +220,8 @@ def _spectra(
             spikes.append(tail_columns(spectrum, eigenvalues))
             if options.traps:
                 spikes[-1]["num_traps"] = math.nan if eigenvalues is None else num_traps(weight.stack())
-        if plots is not None and eigenvalues is not None and math.isfinite(spectrum.alpha):
+        is_drawn = fnmatch.fnmatch(spectrum.name, options.only or "*") if plots is not None else False
+        if plots is not None and is_drawn and eigenvalues is not None and math.isfinite(spectrum.alpha):
             from ..runs.plots import plot_spectrum
 
             path = plots / f"{file_stem(spectrum.name, taken)}.png"

@@ -10,14 +10,14 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..spectra.weights import Weight, find_weights
+from ..spectra.weights import Unreadable, Weight, find_weights
 
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -43,10 +43,10 @@ class Source:
 class StoredWeight(Weight):
     """A weight in a file. Its tensor has shape and dtype only; the numbers are read when they are asked for."""
 
-    load: Callable[[], Tensor] | None = None
+    load: Callable[[], Tensor] = field(kw_only=True)
 
     @property
-    def unreadable(self) -> str | None:
+    def unreadable(self) -> Unreadable | None:
         """Why there is no spectrum, see `Weight`: "quantized" where the file has integers or 8-bit floats."""
         return None if self.tensor.is_floating_point() and self.tensor.dtype in DTYPES.values() else "quantized"
 

@@ -61,8 +61,7 @@ class TempBalanceCallback(TrainerCallback, ExportableState):
         self._unprinted: dict[str, float] = {}
         self._history = HistoryFile()
         self._training: weakref.ref[TrainerState] | None = None  # a Trainer makes a state for each training
-        # What a checkpoint keeps.
-        self.last_look_step = -1
+        self.last_look_step = -1  # this and what follows is kept by a checkpoint
         self.balancer_state: dict[str, Any] | None = None
 
     def state(self) -> dict[str, Any]:

@@ -48,8 +48,7 @@ def read_state(state: TrainerState, name: str, balancer: TempBalancer, config: T
         ValueError: the state is damaged, or the settings tune other layers now; the message has file, field and the
             way out. Nothing else is raised, whatever the file has.
     """
-    kept = entries_of(state).get(name)
-    kept = kept[-1] if isinstance(kept, list) and kept else kept
+    kept = kept_of(state, name)
     if state.global_step == 0:
         return KeptState()
     if kept is None:
@@ -71,6 +70,12 @@ def entries_of(state: TrainerState) -> dict[str, Any]:
     """What callbacks have kept, by the names of their classes. Trainer makes a dict of what is a list before."""
     entries = state.stateful_callbacks
     return entries if isinstance(entries, dict) else {}
+
+
+def kept_of(state: TrainerState, name: str) -> Any:
+    """What Trainer's state has of the callback of this class name, of several the last; None where it has none."""
+    kept = entries_of(state).get(name)
+    return kept[-1] if isinstance(kept, list) and kept else kept
 
 
 def _read(kept: Any, where: str, balancer: TempBalancer, config: TempBalanceConfig, step: int) -> KeptState:

@@ -8,7 +8,6 @@ from typing import Any
 
 from accelerate.utils import is_peft_model
 from huggingface_hub import ModelCard
-from torch import nn
 from transformers import Trainer
 from transformers.modelcard import TrainingSummary
 
@@ -17,6 +16,8 @@ from ..runs.history import HISTORY_NAME, read_history
 from ..runs.modelcard import CARD_NAME, write_model_card
 from ..runs.results import RESULTS_NAME, read_results
 from ..runs.run import Run
+from .callback_state import kept_of
+from .training_args import output_folder
 
 
 def write_card_of(
@@ -44,7 +45,7 @@ def write_card_of(
     Raises:
         ValueError: a file of the folder that the card is made from is damaged.
     """
-    folder = Path(trainer.args.output_dir)
+    folder = output_folder(trainer.args)
     config = _config_of(trainer.model)
     base = finetuned_from or _base_model(config)
     if not license and base and not trainer.is_in_train:  # a checkpoint does not wait for the Hub
@@ -69,10 +70,10 @@ def write_card_of(
 
 def _run_of(trainer: Trainer, settings: TempBalanceConfig | None) -> Run:
     """The run as the Trainer knows it, and what the output folder has besides."""
-    folder, state = Path(trainer.args.output_dir), trainer.state
+    folder, state = output_folder(trainer.args), trainer.state
     run = Run(folder, log=state.log_history, arguments=json.loads(trainer.args.to_json_string()))  # tokens are masked
     run.best_step = state.best_global_step if state.best_model_checkpoint else None
-    kept = state.stateful_callbacks.get("TempBalanceCallback")
+    kept = kept_of(state, "TempBalanceCallback")
     run.settings = settings.to_dict() if settings is not None else kept["args"]["config"] if kept else None
     if run.settings is not None and (folder / HISTORY_NAME).is_file():
         run.looks = read_history(folder / HISTORY_NAME)
@@ -83,10 +84,10 @@ def _run_of(trainer: Trainer, settings: TempBalanceConfig | None) -> Run:
     return run
 
 
-def _config_of(model: nn.Module) -> dict[str, Any]:
+def _config_of(model: Any) -> dict[str, Any]:
     """The configuration of a model; its class alone where it has none, as modules of one's own."""
     config = getattr(model, "config", None)
-    known = config.to_dict() if hasattr(config, "to_dict") else {}
+    known = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
     model = model.get_base_model() if is_peft_model(model) else model
     # A model that has not been saved yet does not name its class.
     return known | {

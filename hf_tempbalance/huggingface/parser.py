@@ -26,7 +26,9 @@ class ConfigArgumentParser(HfArgumentParser):
     that the file names, gives the defaults of the file.
     """
 
-    def __init__(self, dataclass_types: Sequence[type], **kwargs: Any) -> None:
+    dataclass_types: list[Any]
+
+    def __init__(self, dataclass_types: Sequence[Any], **kwargs: Any) -> None:
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         self._raises = False
         self.add_argument("--config", help="YAML file with any of the options below; flags win over it.")

@@ -17,6 +17,7 @@ from transformers.trainer_callback import TrainerState
 from ..config import TempBalanceConfig
 from ..runs.results import RESULTS_NAME, read_results
 from .results_file import ResultsFile
+from .training_args import output_folder
 
 
 logger = logging.getLogger(__name__)
@@ -101,13 +102,12 @@ class RunRecorder(TrainerCallback):
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        is_retry = self.record is not None and self.record.is_running  # with a smaller batch
-        if is_retry:
+        if self.record is not None and self.record.is_running:  # tried again with a smaller batch
             self.records.remove(self.record)
         elif state.is_hyper_param_search:
             self.trials += 1
         trial = (state.trial_name or f"run-{self.trials - 1}") if state.is_hyper_param_search else ""
-        path = Path(args.output_dir, trial, RESULTS_NAME)
+        path = output_folder(args) / trial / RESULTS_NAME
         is_resumed = state.global_step > 0
         for earlier in [record for record in self.records if record.path == path]:
             if is_resumed:

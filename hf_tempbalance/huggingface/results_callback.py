@@ -12,6 +12,7 @@ from transformers.trainer_callback import TrainerState
 from ..runs.results import RESULTS_NAME, read_results
 from ..spectra.analysis import analyze
 from .results_file import ResultsFile
+from .training_args import output_folder
 
 
 class ResultsCallback(TrainerCallback):
@@ -36,9 +37,9 @@ class ResultsCallback(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         before = {}
-        path = Path(args.output_dir, RESULTS_NAME)
+        path = output_folder(args) / RESULTS_NAME
         if self.is_resumed and path.is_file():
-            before = read_results(args.output_dir)
+            before = read_results(output_folder(args))
         self.alphas = {layer["name"]: layer for layer in before.get("layers", [])}
         for spectrum in [] if self.alphas else analyze(kwargs["model"]):
             self.alphas[spectrum.name] = {

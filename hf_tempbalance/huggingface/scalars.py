@@ -72,7 +72,7 @@ def parts(names: list[str]) -> dict[str, str]:
         depth += 1
     prefixes = list(dict.fromkeys(_cut(name, depth) for name in names))
     size = math.ceil(len(prefixes) / MOST_PARTS) or 1
-    part_of_prefix = {}
+    part_of_prefix: dict[str, str] = {}
     for start in range(0, len(prefixes), size):
         joined = prefixes[start : start + size]
         label = joined[0] if len(joined) == 1 else f"{joined[0]}-{joined[-1]}"

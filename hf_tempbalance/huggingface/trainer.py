@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
@@ -20,7 +21,7 @@ from ..config import TempBalanceConfig
 from ..runs.checkpoints import resolve
 from ..spectra.layers import unwrap
 from .callback import TempBalanceCallback
-from .training_args import TempBalanceTrainingArguments
+from .training_args import TempBalanceTrainingArguments, output_folder
 
 
 class TempBalanceTrainer(Trainer):
@@ -70,7 +71,7 @@ class TempBalanceTrainer(Trainer):
         Raises:
             ValueError: there is no such checkpoint.
         """
-        checkpoint = resolve(self.args.output_dir, resume_from_checkpoint)
+        checkpoint = resolve(output_folder(self.args), resume_from_checkpoint)
         return super().train(checkpoint, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -89,16 +90,19 @@ class TempBalanceTrainer(Trainer):
                 callback.log = partial(Trainer.log, self)
                 callback.log_layers = getattr(self.args, "log_layers", callback.log_layers)
         if is_new and self.tempbalance is not None:
-            self._layer_groups = self._split(optimizer)
+            self._layer_groups = self._split(optimizer, self.tempbalance)
         return optimizer
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Make Trainer's schedule; a staircase of it with ``scheduler_unit="epoch"``."""
         is_new = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if is_new and isinstance(self.args, TempBalanceTrainingArguments) and self.args.scheduler_unit == "epoch":
+            if not isinstance(scheduler, LambdaLR):
+                raise ValueError(
+                    f"scheduler_unit='epoch' does not work with {type(scheduler).__name__}, whose rate is no function "
+                    "of the step. Use scheduler_unit='step'."
+                )
             length = self._steps_per_epoch()
             scheduler.lr_lambdas = [_staircase(function, length) for function in scheduler.lr_lambdas]
         if is_new and self._layer_groups is not None and self._layer_groups.keeps_plain_state:
@@ -136,7 +140,12 @@ class TempBalanceTrainer(Trainer):
 
         if others:
             warnings.warn(f"create_model_card does not know and does not use {', '.join(others)}.", stacklevel=2)
-        given = {"language": language, "license": license, "tags": tags, "finetuned_from": finetuned_from}
+        given: dict[str, Any] = {
+            "language": language,
+            "license": license,
+            "tags": tags,
+            "finetuned_from": finetuned_from,
+        }
         given |= {"tasks": tasks, "dataset_tags": dataset_tags, "dataset": dataset, "dataset_name": dataset_name}
         try:
             write_card_of(self, self.tempbalance, model_name=model_name, **given)
@@ -144,10 +153,11 @@ class TempBalanceTrainer(Trainer):
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             warnings.warn(f"The model card could not be written; all else goes on. {reason}", stacklevel=2)
 
-    def _split(self, optimizer: torch.optim.Optimizer) -> LayerGroups | None:
+    def _split(self, optimizer: torch.optim.Optimizer, tempbalance: TempBalanceConfig) -> LayerGroups | None:
+        assert self.model is not None  # the optimizer has its parameters
         model = unwrap(self.model)
-        _, layer_of = assign_parameters(model, self.tempbalance)
-        tuned = [p for p in model.parameters() if id(p) in layer_of and p.requires_grad]
+        _, layer_of = assign_parameters(model, tempbalance)
+        tuned: list[torch.Tensor] = [p for p in model.parameters() if id(p) in layer_of and p.requires_grad]
         check_optimizer(optimizer, tuned, has_layer_groups=True)
         own, plain = type(optimizer), torch.optim.Optimizer
         has_own_state = own.state_dict is not plain.state_dict or own.load_state_dict is not plain.load_state_dict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from transformers import SchedulerType, TrainingArguments
@@ -49,10 +50,16 @@ class TempBalanceTrainingArguments(TrainingArguments):
             SchedulerType.REDUCE_ON_PLATEAU,
             SchedulerType.GREEDY,
         ):
+            kind = SchedulerType(self.lr_scheduler_type).value
             raise ValueError(
-                f"scheduler_unit='epoch' does not work with lr_scheduler_type={self.lr_scheduler_type.value!r}, whose "
+                f"scheduler_unit='epoch' does not work with lr_scheduler_type={kind!r}, whose "
                 "rate depends on a metric and not on the step. Use scheduler_unit='step'."
             )
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"hub_token": None}
+
+
+def output_folder(args: TrainingArguments) -> Path:
+    """The ``output_dir`` of a run."""
+    return Path(args.output_dir)  # type: ignore[arg-type]  # None gets a name

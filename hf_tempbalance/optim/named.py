@@ -24,10 +24,10 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     """
     import timm.optim
 
-    ours = {"sgd_snr": SGDSNR, "lookahead_sgd": _lookahead_sgd()}
+    ours: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd_snr": SGDSNR, "lookahead_sgd": _lookahead_sgd()}
     if name in ours:
         return ours[name]
-    known = timm.optim.list_optimizers()
+    known = [str(known) for known in timm.optim.list_optimizers()]  # pairs only where descriptions are asked for
     if name not in known:
         near = difflib.get_close_matches(name, [*ours, *known], n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Allowed are: {', '.join([*ours, *known])}."

@@ -66,7 +66,7 @@ class SGDSNR(torch.optim.SGD):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. The gradients stay as they are given."""
         loss = None
         if closure is not None:
@@ -140,4 +140,4 @@ def largest_singular_triplets(
         v = torch.nn.functional.normalize(weights.mT @ u, dim=1)
         u = torch.nn.functional.normalize(weights @ v, dim=1)
     sigma = (u * (weights @ v)).sum((1, 2))
-    return tuple(value.to(matrices.dtype) for value in (u.squeeze(2), sigma, v.squeeze(2)))
+    return u.squeeze(2).to(matrices.dtype), sigma.to(matrices.dtype), v.squeeze(2).to(matrices.dtype)

@@ -25,7 +25,7 @@ def resolve(folder: str | Path, wanted: str | Path | bool | None) -> str | None:
     """
     if wanted is None or wanted is False:
         return None
-    if wanted not in NEWEST:
+    if wanted is not True and wanted not in NEWEST:
         if not Path(wanted).is_dir():
             raise ValueError(f"resume_from_checkpoint={str(wanted)!r} is not a folder. Use 'last' for the newest one.")
         return str(wanted)

@@ -92,7 +92,7 @@ def continue_history(path: str | Path, last_step: int, layers: list[str]) -> str
             content = file.read().decode("utf-8", errors="replace")
         looks, problem = _sift(content, layers)
         kept = [line for step, line in looks if step <= last_step]
-        aside = None
+        aside: Path | None = None
         if problem is not None:
             aside = _free_name(path)
             shutil.copyfile(path, aside)
@@ -102,7 +102,7 @@ def continue_history(path: str | Path, last_step: int, layers: list[str]) -> str
             f"{path} can't be used for the history of this run: {error.strerror}. Make it a file that can be read and "
             "written, or choose another output folder."
         ) from error
-    return None if problem is None else f"{path}: {problem}. The file as it was is now {aside.name}."
+    return None if aside is None else f"{path}: {problem}. The file as it was is now {aside.name}."
 
 
 def _regular(path: Path) -> Path:

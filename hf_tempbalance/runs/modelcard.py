@@ -234,7 +234,7 @@ def _seconds(run: Run) -> str:
     return f"{run.tempbalance_seconds:.3g}"
 
 
-def _versions(run: Run, library: str) -> list[tuple[str, str]]:
+def _versions(run: Run, library: str | None) -> list[tuple[str, str]]:
     known = run.environment.get("versions")
     known = known or {name: version(name) for name in ("hf_tempbalance", "transformers", "torch")}
     return list((known | ({"peft": version("peft")} if library == "peft" else {})).items())

@@ -78,7 +78,7 @@ def plot_layers(
             value = values[row, column]
             shade = "black" if value > (low + high) / 2 else "white"
             ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=shade)
-    return ax.figure
+    return _figure_of(ax)
 
 
 def plot_history(looks: Looks, title: str = "", scales: dict[str, tuple[float, float]] | None = None) -> Figure:
@@ -150,7 +150,7 @@ def plot_rates(looks: Looks, log: list[dict[str, Any]], ax: Axes | None = None) 
     ax.set(xlabel="epoch", ylabel="learning rate", title="learning rate of each tuned layer", ylim=(0, None))
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
-    return ax.figure
+    return _figure_of(ax)
 
 
 def plot_curves(log: list[dict[str, Any]]) -> Figure:
@@ -192,8 +192,10 @@ def plot_spectrum(eigenvalues: np.ndarray, layer: dict[str, Any], axes: tuple[Ax
         axes = Figure(figsize=(10, 4), layout="constrained").subplots(1, 2)
     histogram, tail = axes
     number = int(np.clip(len(values) / 4, 10, 60))
-    bins = np.logspace(np.log10(values[0]), np.log10(values[-1]), number) if values[0] < values[-1] else number
-    histogram.hist(values, bins=bins, color="0.75", edgecolor="0.4", linewidth=0.4)
+    edges = np.logspace(np.log10(values[0]), np.log10(values[-1]), number).tolist()
+    histogram.hist(
+        values, bins=edges if values[0] < values[-1] else number, color="0.75", edgecolor="0.4", linewidth=0.4
+    )
     histogram.set(xscale="log", xlabel="eigenvalue", ylabel="number", title=as_text(layer["name"]))
     # Share of eigenvalues at or above each: a power law of exponent alpha is a line of slope 1 - alpha.
     share = 1 - np.arange(len(values)) / len(values)
@@ -210,7 +212,7 @@ def plot_spectrum(eigenvalues: np.ndarray, layer: dict[str, Any], axes: tuple[Ax
     tail.set(xlabel="eigenvalue", title="tail")
     tail.legend(fontsize=8, loc="lower left")
     tail.grid(alpha=0.3)
-    return tail.figure
+    return _figure_of(tail)
 
 
 def plot_alphas(layers: list[dict[str, Any]], ax: Axes | None = None) -> Figure:
@@ -232,7 +234,7 @@ def plot_alphas(layers: list[dict[str, Any]], ax: Axes | None = None) -> Figure:
     for limit in (2, 6):
         ax.axvline(limit, color="black", linestyle="--", linewidth=0.8)
     ax.set(xlabel="alpha (dashed: WeightWatcher's limits 2 and 6)", title="alpha of each layer")
-    return ax.figure
+    return _figure_of(ax)
 
 
 def plot_comparison(looks: Looks, accuracies: dict[str, list[tuple[float, float]]]) -> Figure:
@@ -255,6 +257,12 @@ def plot_comparison(looks: Looks, accuracies: dict[str, list[tuple[float, float]
     plot_layers(looks, "multiplier", multiplier)
     multiplier.set_yticklabels([])
     return figure
+
+
+def _figure_of(ax: Axes) -> Figure:
+    """The figure that can be saved, also of axes in a part of it."""
+    figure = ax.figure
+    return figure if isinstance(figure, Figure) else figure.figure
 
 
 def _values(looks: Looks, field: str) -> np.ndarray:

@@ -71,8 +71,8 @@ def collect(folder: Path) -> Collected:
     for run in study.trials():
         measure(run)
     chosen = choose(study, folder, has_ended=lambda run: has_ended(folder, run))
-    for cell in study.combinations() if study.tune else []:
-        if tuple(cell.values()) not in chosen:
+    for cell in study.combinations():
+        if study.tune is not None and tuple(cell.values()) not in chosen:
             left_out["--".join(cell.values())] = f"its {study.tune.option} has not been chosen yet"
     finals = study.finals(chosen)
     for run in finals:

@@ -46,7 +46,8 @@ class Estimator:
 def _time(options: RunArguments, args: TempBalanceTrainingArguments, data: ImageSplits) -> tuple[float, float]:
     """Seconds of an optimizer step and of an evaluation on all images."""
     data = data.to(args.device)
-    model = make_model(options, data).to(args.device)
+    model = make_model(options, data)
+    model.to(args.device)  # type: ignore[arg-type]  # decorator loses self
     chosen: Any = optimizer_of(options, args).get("optimizer_cls_and_kwargs")
     cls, arguments = chosen or (torch.optim.SGD, {"lr": args.learning_rate, "momentum": 0.9})
     optimizer = cls(model.parameters(), **arguments | {"lr": 0.0})

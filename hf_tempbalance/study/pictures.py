@@ -106,8 +106,8 @@ def write_pictures(collected: Collected, source: Path, folder: Path) -> list[Pat
     }
     histories = _first_histories(collected, source)
     if histories:
-        looks = [looks for _, looks in histories.values()]
-        scales = {"alpha": limits(looks, "alpha"), "multiplier": limits(looks, "multiplier")}
+        shown = [looks for _, looks in histories.values()]
+        scales = {"alpha": limits(shown, "alpha"), "multiplier": limits(shown, "multiplier")}
         for label, (name, looks) in histories.items():
             figures[f"layers-{label}"] = plot_history(looks, name, scales)
     paths = []

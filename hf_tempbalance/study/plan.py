@@ -88,9 +88,10 @@ class Study:
 
     def run(self, cell: dict[str, str], seed: int, tuned: Any = None) -> Run:
         """The run of a cell with a seed."""
-        tag = [] if tuned is None else [f"{self.tune.option}={tuned:g}"]
-        name = "--".join([*cell.values(), *tag, f"seed{seed}"])
-        options = self.options_of(cell) | ({} if tuned is None else {self.tune.option: tuned}) | {"seed": seed}
+        tried = {} if self.tune is None or tuned is None else {self.tune.option: tuned}
+        tags = [f"{option}={value:g}" for option, value in tried.items()]
+        name = "--".join([*cell.values(), *tags, f"seed{seed}"])
+        options = self.options_of(cell) | tried | {"seed": seed}
         return Run(name, cell, seed, options, tuned)
 
     def trials(self) -> list[Run]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..files import write_whole
 from ..runs.intervals import Interval, interval, paired_difference
 from .collect import Collected, Measured
+from .plan import Tuning
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def markdown(collected: Collected) -> str:
         "",
     ]
     if study.tune:
-        lines += [f"## {study.tune.option}, chosen on held-out images", "", *_tuning_table(collected), ""]
+        lines += [f"## {study.tune.option}, chosen on held-out images", "", *_tuning_table(collected, study.tune), ""]
     lines += ["## Machine", "", *_machines([*collected.finals, *collected.trials]), ""]
     if collected.left_out:
         lines += [
@@ -179,9 +180,8 @@ def _with_interval(value: Interval, *, signed: bool = False) -> str:
     return f"{mean} +- {value.sd:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
-def _tuning_table(collected: Collected) -> list[str]:
+def _tuning_table(collected: Collected, tune: Tuning) -> list[str]:
     """Held-out accuracy of each value that was tried."""
-    tune = collected.study.tune
     body = []
     for cell in collected.study.combinations():
         line = list(cell.values())

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..config import nearest
 from ..files import is_number, parse_yaml, read_json, read_yaml
+from ..options import nearest
 from .plan import Options, Study, Tuning
 
 
@@ -55,16 +55,14 @@ def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
     }
     return _checked(
         path,
-        Study(
-            name=content.get("name", path.stem),
-            description=_text(path, "description", content.get("description", "")),
-            train=train,
-            axes=axes,
-            seeds=content["seeds"],
-            baseline=content["baseline"],
-            cells=tuple(_cell(path, entry) for entry in _list(path, "cells", content.get("cells") or [])),
-            tune=_tuning(path, content.get("tune")),
-        ),
+        name=content.get("name", path.stem),
+        description=_text(path, "description", content.get("description", "")),
+        train=train,
+        axes=axes,
+        seeds=content["seeds"],
+        baseline=content["baseline"],
+        cells=tuple(_cell(path, entry) for entry in _list(path, "cells", content.get("cells") or [])),
+        tune=_tuning(path, content.get("tune")),
     )
 
 
@@ -93,7 +91,8 @@ def read_study(folder: str | Path) -> Study:
             raise ValueError(f"{path}: cells[{position}] must have labels of axes and options.")
         cells.append(_cell(path, entry[0] | {"set": entry[1]}))
     axes = _options(path, "axes", content.get("axes"))
-    study = Study(
+    return _checked(
+        path,
         name=content.get("name"),
         train=_options(path, "train", content.get("train")),
         axes={name: _labels(path, name, labels) for name, labels in axes.items()},
@@ -103,15 +102,23 @@ def read_study(folder: str | Path) -> Study:
         tune=tune,
         kept_version=version,
     )
-    return _checked(path, study)
 
 
-def _checked(path: Path, study: Study) -> Study:
-    """What a study file and a study.json must both have."""
-    _check_name(path, "name", study.name)
-    if not study.axes:
+def _checked(
+    path: Path,
+    *,
+    name: Any,
+    axes: dict[str, dict[str, Options]],
+    seeds: Any,
+    baseline: Any,
+    cells: tuple[tuple[dict[str, list[str]], Options], ...],
+    **others: Any,
+) -> Study:
+    """The study, after what a study file and a study.json must both have. name, seeds, baseline: as they are read."""
+    _check_name(path, "name", name)
+    if not axes:
         raise ValueError(f"{path}: axes is missing.")
-    for axis, labels in study.axes.items():
+    for axis, labels in axes.items():
         if not labels:
             raise ValueError(f"{path}: axis {axis!r} has no label.")
         for label in labels:
@@ -120,18 +127,17 @@ def _checked(path: Path, study: Study) -> Study:
                     f"{path}: {label!r} has a slash and can't name a folder. Use a mapping of labels to options."
                 )
             _check_name(path, f"axis {axis!r}", label)
-    _refuse_shared_options(path, study.axes)
-    for where, _ in study.cells:
-        for axis, labels in where.items():
-            for label in labels:
-                _check_label(path, "cells", axis, label, study.axes)
-    baseline = _options(path, "baseline", study.baseline)
-    for axis, label in baseline.items():
-        _check_label(path, "baseline", axis, str(label), study.axes)
-    if len(baseline) != 1:
+    _refuse_shared_options(path, axes)
+    for where, _ in cells:
+        for axis, named in where.items():
+            for label in named:
+                _check_label(path, "cells", axis, label, axes)
+    compared = {axis: str(label) for axis, label in _options(path, "baseline", baseline).items()}
+    for axis, label in compared.items():
+        _check_label(path, "baseline", axis, label, axes)
+    if len(compared) != 1:
         raise ValueError(f"{path}: baseline must name one axis and its label, such as {{method: sgd}}.")
-    object.__setattr__(study, "baseline", {axis: str(label) for axis, label in baseline.items()})
-    object.__setattr__(study, "seeds", _seeds(path, "seeds", study.seeds))
+    study = Study(name=name, axes=axes, seeds=_seeds(path, "seeds", seeds), baseline=compared, cells=cells, **others)
     _check_runs(path, study)
     return study
 

@@ -52,10 +52,10 @@ class CifarResNet(ResNet):
         self.num_classes, self.in_chans = num_classes, in_chans
         self.drop_rate, self.grad_checkpointing = 0.0, False
         widths = tuple(_scaled(channels, width_factor) for channels in (64, 128, 256, 512))
-        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, padding=1, bias=False)  # type: ignore[assignment]  # timm's differs
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.act1 = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity()
+        self.maxpool = nn.Identity()  # type: ignore[assignment]  # timm's always pools
         stages, stage_info = make_blocks(
             (BasicBlock,) * 4, widths, layers, widths[0], act_layer=nn.ReLU, norm_layer=nn.BatchNorm2d
         )
@@ -73,6 +73,9 @@ class _HeadedNet(nn.Module):
 
     num_classes: int
     head: ClassifierHead
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         return self.head(x, pre_logits=pre_logits)
@@ -158,14 +161,16 @@ class CifarWideResNet(_HeadedNet):
         self.num_classes = num_classes
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1)
         channels = 16
-        for number, base in enumerate((16, 32, 64), start=1):
+        stages: list[nn.Module] = []
+        for base in (16, 32, 64):
             width = _scaled(base, widen_factor * width_factor)
-            strides = [1 if number == 1 else 2] + [1] * ((depth - 4) // 6 - 1)
+            strides = [2 if stages else 1] + [1] * ((depth - 4) // 6 - 1)
             blocks = nn.Sequential()
             for stride in strides:
                 blocks.append(PreActivationBlock(channels, width, stride))
                 channels = width
-            self.add_module(f"layer{number}", blocks)
+            stages.append(blocks)
+        self.layer1, self.layer2, self.layer3 = stages
         self.bn1 = nn.BatchNorm2d(channels, momentum=0.9)
         self.num_features = self.head_hidden_size = channels
         self.head = ClassifierHead(channels, num_classes)
@@ -175,7 +180,7 @@ class CifarWideResNet(_HeadedNet):
         return self.bn1(x).relu()
 
 
-_CONSTRUCTORS = {
+_CONSTRUCTORS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "resnet18_cifar": (CifarResNet, {"layers": (2, 2, 2, 2)}),
     "resnet34_cifar": (CifarResNet, {"layers": (3, 4, 6, 3)}),
     "vgg16_cifar": (CifarVGG, {"depth": 16}),
@@ -201,7 +206,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _create(name: str, pretrained: bool, **kwargs: Any) -> Any:  # of the class in `_CONSTRUCTORS`
     cls, arguments = _CONSTRUCTORS[name]
     return build_model_with_cfg(cls, name, pretrained, **(arguments | kwargs))
 
@@ -283,7 +288,8 @@ class CifarBackboneForImageClassification(PreTrainedModel):
         for module in self.backbone.modules():
             # The constructors have drawn the weights. Drawn again by post_init they would be as good, but not those
             # of timm.create_model under the same seed. from_pretrained builds on meta, where nothing is drawn.
-            module._is_hf_initialized = not any(parameter.is_meta for parameter in module.parameters())
+            has_numbers = not any(parameter.is_meta for parameter in module.parameters())
+            module._is_hf_initialized = has_numbers  # type: ignore[assignment]  # transformers' own mark
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -335,20 +341,24 @@ def create_image_classifier(
     Raises:
         ValueError: timm does not know the name (the message has the nearest ones), or the network not an argument.
     """
-    labels = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
+    id2label, label2id = dict(enumerate(class_names)), {name: i for i, name in enumerate(class_names)}
     model_args = dict(model_args or {})
     check_architecture(architecture)
     try:
         if architecture in _CONSTRUCTORS:
-            config = CifarBackboneConfig(architecture, model_args, **labels)
-            return CifarBackboneForImageClassification(config)
+            ours = CifarBackboneConfig(architecture, model_args, id2label=id2label, label2id=label2id)
+            return CifarBackboneForImageClassification(ours)
         backbone = timm.create_model(architecture, num_classes=len(class_names), **model_args)
     except TypeError as error:
         raise ValueError(f"{architecture} does not take model_args={model_args}: {error}") from error
     image = {"input_size": [3, image_size, image_size], "mean": list(mean), "std": list(std)}
     resize = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
     config = TimmWrapperConfig(
-        architecture=architecture, model_args=model_args, pretrained_cfg=image | resize, **labels
+        architecture=architecture,
+        model_args=model_args,
+        pretrained_cfg=image | resize,  # type: ignore[call-arg]  # kept as declared ones
+        id2label=id2label,
+        label2id=label2id,
     )
     # The wrapper draws all weights from N(0, 0.02); those of timm's own initialisation take their place.
     with torch.random.fork_rng():

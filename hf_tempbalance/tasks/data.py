@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -176,10 +177,9 @@ class ImageSplits:
     image_size: int
 
     def to(self, device: torch.device) -> ImageSplits:
-        """The data set with all images on a device."""
-        parts = (self.train, self.test, self.validation)
-        train, test, validation = (None if part is None else part.to(device) for part in parts)
-        return replace(self, train=train, test=test, validation=validation)
+        """The same with all images on a device."""
+        validation = None if self.validation is None else self.validation.to(device)
+        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
 
 
 def load_images(
@@ -215,6 +215,8 @@ def load_images(
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction={validation_fraction} is not allowed: it must be from 0 to below 1.")
     _checked("image_size", image_size, 1)
+    train: _Split
+    test: _Split
     source = replace(SOURCES.get(dataset, Source(dataset)), **(overrides or {}))
     if source.path == "digits":
         (train, test), class_names = _digits(), [str(digit) for digit in range(10)]
@@ -229,36 +231,60 @@ def load_images(
     if mean is None or std is None:
         pixels = images.float().div(255).transpose(0, 1).flatten(1)
         mean, std = tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).tolist())
-    normal = {"mean": tuple(mean), "std": tuple(std)}
+    mean, std = tuple(mean), tuple(std)
+    normalised = partial(ImageTensors, mean=mean, std=std)
     labels = torch.from_numpy(train_labels[kept]).long()
     is_train = torch.ones(len(kept), dtype=torch.bool)
     is_train[held_out] = False
-    random = {"padding": padding, "horizontal_flip": source.horizontal_flip} if augmentation else {}
     test_images = test.decode(tested, image_size or images.shape[-1])
     return ImageSplits(
-        train=ImageTensors(images[is_train], labels[is_train], **normal, **random, seed=seed),
-        test=ImageTensors(test_images, torch.from_numpy(test_labels[tested]).long(), **normal),
-        validation=ImageTensors(images[~is_train], labels[~is_train], **normal) if len(held_out) else None,
+        train=normalised(
+            images[is_train],
+            labels[is_train],
+            padding=padding if augmentation else 0,
+            horizontal_flip=augmentation and source.horizontal_flip,
+            seed=seed,
+        ),
+        test=normalised(test_images, torch.from_numpy(test_labels[tested]).long()),
+        validation=normalised(images[~is_train], labels[~is_train]) if len(held_out) else None,
         class_names=class_names,
+        mean=mean,
+        std=std,
         image_size=images.shape[-1],
-        **normal,
     )
 
 
-@dataclass(frozen=True)
-class _Split:
+class _Split(Protocol):
     """The labels of a split, and its images on demand."""
 
-    labels: list[int]
-    rows: Dataset | None = None
-    image_column: str = ""
-    images: Tensor | None = None
+    @property
+    def labels(self) -> list[int]: ...
 
     def decode(self, indices: np.ndarray, image_size: int | None) -> Tensor:
-        """The images as (len(indices), 3, H, W), uint8."""
-        if self.images is not None:
-            images = self.images[torch.from_numpy(indices)]
-            return images if image_size is None else _resized(images, image_size)
+        """(len(indices), 3, H, W), uint8."""
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A `_Split` in memory. images: (N, 3, H, W), uint8."""
+
+    labels: list[int]
+    images: Tensor
+
+    def decode(self, indices: np.ndarray, image_size: int | None) -> Tensor:
+        images = self.images[torch.from_numpy(indices)]
+        return images if image_size is None else _resized(images, image_size)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A `_Split` of the library datasets, whose images are files."""
+
+    labels: list[int]
+    rows: Dataset
+    image_column: str
+
+    def decode(self, indices: np.ndarray, image_size: int | None) -> Tensor:
         decoded = []
         try:
             for image in self.rows.select(indices)[self.image_column]:
@@ -289,10 +315,10 @@ def _digits() -> tuple[_Split, _Split]:
     is_test = np.zeros(len(images), dtype=bool)
     for digit in range(10):
         is_test[np.flatnonzero(digits.target == digit)[::5]] = True
-    return tuple(
-        _Split(labels=digits.target[mask].tolist(), images=images[torch.from_numpy(mask)])
-        for mask in (~is_test, is_test)
+    train, test = (
+        _Decoded(digits.target[mask].tolist(), images[torch.from_numpy(mask)]) for mask in (~is_test, is_test)
     )
+    return train, test
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
@@ -334,7 +360,7 @@ def _open(source: Source) -> tuple[tuple[_Split, _Split], list[str]]:
         if not isinstance(rows.features[image_column], Image):  # written by a tool other than datasets
             rows = rows.cast_column(image_column, Image())
         parts.append(
-            _Split(rows.with_format("numpy", columns=[label_column])[label_column][:].tolist(), rows, image_column)
+            _Rows(rows.with_format("numpy", columns=[label_column])[label_column][:].tolist(), rows, image_column)
         )
     feature = columns[label_column]
     count = max(max(part.labels) for part in parts) + 1

@@ -168,9 +168,17 @@ def make_model(options: RunArguments, data: ImageSplits) -> PreTrainedModel:
     model_args = from_json("model_args", options.model_args)
     if options.width_factor is not None:
         model_args["width_factor"] = options.width_factor
-    image = {"image_size": data.image_size, "mean": data.mean, "std": data.std}
-    model = create_image_classifier(options.architecture, data.class_names, model_args=model_args, **image)
-    return model.to(memory_format=torch.channels_last) if options.channels_last else model
+    model = create_image_classifier(
+        options.architecture,
+        data.class_names,
+        image_size=data.image_size,
+        mean=data.mean,
+        std=data.std,
+        model_args=model_args,
+    )
+    if options.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # decorator loses self
+    return model
 
 
 def optimizer_of(options: RunArguments, args: TempBalanceTrainingArguments) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalanceTr
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
+SLOW = pytest.mark.slow
+
+
 class Stop(TrainerCallback):
     """Ends training after a step, as a kill would, but inside one process."""
 
@@ -56,8 +59,9 @@ def looks_of(folder: Path) -> list[tuple]:
     return [(look["step"], look["epoch"], str(look["layers"])) for look in looks]
 
 
-@pytest.mark.parametrize("restore_callbacks", [False, True])
-@pytest.mark.parametrize("step", [2, 4, 6, 8])  # in the middle of an epoch and at its end
+@pytest.mark.parametrize("restore_callbacks", [False, pytest.param(True, marks=SLOW)])
+# In the middle of an epoch and at its end.
+@pytest.mark.parametrize("step", [pytest.param(2, marks=SLOW), 4, 6, pytest.param(8, marks=SLOW)])
 @pytest.mark.parametrize("kind", ["callback", "trainer"])
 def test_a_resumed_run_ends_as_the_one_that_was_never_stopped(tmp_path, kind, step, restore_callbacks):
     whole = make(kind, tmp_path / "whole")
@@ -147,7 +151,6 @@ def without_seconds(folder: Path) -> list[tuple]:
     return [(look["in_force"], *known) for look, known in zip(looks, looks_of(folder)[1:], strict=True)]
 
 
-SLOW = pytest.mark.slow
 # Before, at the beginning, in the middle and at the end of a look.
 STEPS = [*(pytest.param(step, marks=SLOW) for step in (3, 4, 8)), 5, 7]
 

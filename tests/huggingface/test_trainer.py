@@ -7,6 +7,7 @@ import torch
 from tiny import ConvNet, Digits, trainer_settings
 from torch import nn
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
 from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalanceTrainer, TempBalanceTrainingArguments
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
@@ -137,6 +138,14 @@ def test_the_staircase_follows_epochs_under_max_steps_and_gradient_accumulation(
 def test_a_scheduler_unit_that_can_not_work_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         TempBalanceTrainingArguments(**trainer_settings(tmp_path, **changes, eval_strategy="epoch"))
+
+
+def test_the_staircase_needs_a_schedule_that_is_a_function_of_the_step(tmp_path):
+    trainer = make(tmp_path, tempbalance=None, scheduler_unit="epoch")
+    parameter = next(trainer.model.parameters())
+    layerwise = LayerWiseDummyOptimizer({parameter: torch.optim.SGD([parameter])})
+    with pytest.raises(ValueError, match="does not work with LayerWiseDummyScheduler.*Use scheduler_unit='step'"):
+        trainer.create_scheduler(8, layerwise)
 
 
 def test_the_staircase_needs_a_data_set_with_a_length(tmp_path):

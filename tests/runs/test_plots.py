@@ -130,6 +130,12 @@ def test_pictures_are_drawn_on_an_axis_that_is_given():
     assert [line.get_label() for line in ax.lines if line.get_linestyle() == "--"] == ["schedule"]
 
 
+def test_a_picture_in_a_part_of_a_figure_returns_the_whole_figure_which_alone_can_be_saved():
+    figure = Figure()
+    part = figure.subfigures(1, 2)[0]
+    assert plots.plot_alphas(looks(3, 1)[0]["layers"], part.add_subplot()) is figure
+
+
 def test_curves_have_losses_on_one_side_and_metrics_on_the_other():
     entries = log(3) + [
         {"step": 10, "epoch": 1.0, "eval_loss": 0.5, "eval_test_accuracy": 0.7, "eval_runtime": 3.0},
