@@ -48,12 +48,12 @@ PRESETS = {
     ),
     "farms": Preset(
         "TempBalance on windows of one aspect ratio, so that shapes can be compared",
-        "Hu et al., ICML 2025, arXiv 2506.06280",
+        "Hu et al., ICML 2025, arXiv 2506.06280; bounds: the best of ResNet18",
         {"window_rows": 100, "min_eigenvalues": 5, "min_ratio": 0.1, "max_ratio": 1.9},
     ),
     "alphadecay": Preset(
         "a weight decay for each layer, stronger where the exponent is larger",
-        "He et al., NeurIPS 2025, arXiv 2506.14562",
+        "He et al., NeurIPS 2025, arXiv 2506.14562; bounds: the paper's for decay 1e-5",
         {
             "min_ratio": 0.67,
             "max_ratio": 3.0,
@@ -64,7 +64,7 @@ PRESETS = {
     ),
     "llr": Preset(
         "larger rates in the first fifth of pre-training, the largest for embedding and head",
-        "ICML 2026, arXiv 2605.22297; the shipped settings of the small models",
+        "ICML 2026, arXiv 2605.22297; the shipped configs (the scripts for 1B have other values)",
         {
             "exclude_first": False,
             "exclude_last": False,

@@ -51,15 +51,17 @@ def final_alphas(results: dict[str, Any]) -> dict[str, float]:
 
 
 def layers_table(name: str, looks: list[dict[str, Any]], ends: dict[str, dict[str, float]]) -> str:
-    """alpha of each layer at the first look of a run and at the end of all runs, and its multiplier."""
-    rows = [("layer", "at start", *ends, "multiplier", "at the end")]
+    """alpha of each layer at the first look of a run and at the end of all runs, alpha_relative, multiplier."""
+    rows = [("layer", "at start", *ends, "relative", "multiplier", "at the end")]
     for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=True):
         alphas = [f"{end[first['name']]:.2f}" if first["name"] in end else "-" for end in ends.values()]
         rule = first["excluded_by"]
         rates = ["1", f"({rule})"] if rule else [f"{look['multiplier']:.2f}" for look in (first, last)]
-        rows.append((first["name"], f"{first['alpha']:.2f}", *alphas, *rates))
+        rows.append((first["name"], f"{first['alpha']:.2f}", *alphas, f"{last['alpha_relative']:.2f}", *rates))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"Layers of {name}: alpha at the start and at the end of each run, multiplier at the start and the end"]
+    lines = [
+        f"Layers of {name}: alpha at the start and the end of each run, alpha_relative at the end, multiplier at both"
+    ]
     lines += [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
         for row in rows

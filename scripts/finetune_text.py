@@ -2,6 +2,7 @@
 
     python scripts/finetune_text.py --model_name_or_path google-bert/bert-base-uncased --dataset stanfordnlp/imdb
     python scripts/finetune_text.py --dataset reviews.csv --text_column review --label_column stars
+    ... --preset model-balancing                         # another method's settings: hf-tempbalance presets
     ... --resume_from_checkpoint last                    # after a kill or Ctrl-C
     ... --overwrite_output_dir true                      # again, in the place of the last
 

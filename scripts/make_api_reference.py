@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hf_tempbalance.config import TempBalanceConfig
 from hf_tempbalance.huggingface.parser import run
+from hf_tempbalance.presets import PRESETS
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,7 @@ SECTIONS = {
         "huggingface.training_args.TempBalanceTrainingArguments",
         "balance.balancer.TempBalancer",
     ],
-    "Settings": ["config.TempBalanceConfig"],
+    "Settings": ["config.TempBalanceConfig", "presets.Preset"],
     "Looking at weights": [
         "spectra.analysis.analyze",
         "spectra.spectrum.LayerSpectrum",
@@ -94,6 +95,8 @@ def render() -> str:
             parts.append(f"{first}\n\n`from {where} import {short}`\n{rest.rstrip()}")
             if short == "TempBalanceConfig":
                 parts.append(option_table())
+            if short == "Preset":
+                parts.append(preset_table())
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,6 +115,14 @@ def option_table() -> str:
     """The options of the configuration, from the help texts of its fields."""
     rows = ["| option | default | meaning |", "| --- | --- | --- |"]
     rows += [f"| `{f.name}` | `{f.default!r}` | {f.metadata['help']} |" for f in fields(TempBalanceConfig)]
+    return "\n".join(rows)
+
+
+def preset_table() -> str:
+    """The presets; their settings are on the cards, which a test holds against them."""
+    rows = ["### `PRESETS`", "", "`from hf_tempbalance.presets import PRESETS`", "", "Name -> `Preset`:", ""]
+    rows += ["| name | what | source |", "| --- | --- | --- |"]
+    rows += [f"| [`{name}`](methods/{name}.md) | {p.what} | {p.source} |" for name, p in PRESETS.items()]
     return "\n".join(rows)
 
 

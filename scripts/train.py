@@ -2,6 +2,7 @@
 
     python scripts/train.py --config configs/quickstart.yaml --tempbalance true        # a minute on 2 cores
     accelerate launch scripts/train.py --config configs/cifar10_resnet18_tempbalance.yaml
+    ... --tempbalance true --preset farms                                             # another method's settings
     ... --resume_from_checkpoint last                                                 # after a kill or Ctrl-C
     ... --overwrite_output_dir true                                                   # again, in the place of the last
     ... --push_to_hub true --hub_model_id OWNER/NAME                                  # with model card and pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 
@@ -35,8 +36,27 @@ COLUMNS = {
 }
 SHOWN = ["name", "layer_type", "N", "M", "rf", "num_evals", "alpha", "alpha_relative", "D", "xmin"]
 SHOWN += ["alpha_weighted", "spectral_norm", "stable_rank", "warning", "excluded_by"]
+# What a narrow terminal shows first; of other columns those on the left.
+FIRST = ["name", "alpha", "alpha_relative", "alpha A", "alpha B", "difference", "D", "warning", "excluded_by"]
+FIRST += ["num_traps", "num_evals", "stable_rank", "N", "M"]
 # Columns of `hf_tempbalance.spectra.spikes`; num_traps only with --traps.
 SPIKES = ["sigma", "num_pl_spikes", "num_ERG_spikes", "num_traps"]
+
+
+def fitting(table: dict[str, Sequence[str]], width: int) -> list[str]:
+    """The columns that fit into so many characters, in their order; the name may be folded to half of them.
+
+    table: heading -> texts of the column, without the heading.
+    """
+    wide = {name: max(map(len, (name, *texts))) + 2 for name, texts in table.items()}
+    if "name" in wide:
+        wide["name"] = min(wide["name"], width // 2)
+    chosen: set[str] = set()
+    for name in sorted(table, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
+        if sum(wide[other] for other in chosen) + wide[name] > width:
+            break
+        chosen.add(name)
+    return [name for name in table if name in chosen]
 
 
 def verdict(alpha: float) -> str:

@@ -15,7 +15,7 @@ from .. import __version__
 from ..config import Fit, TempBalanceConfig
 from ..files import file_stem
 from ..terminal import printable, run_command
-from .columns import COLUMNS, SHOWN, SPIKES
+from .columns import COLUMNS, SHOWN, SPIKES, fitting
 from .compare_runs import add_compare_runs, compare_runs_command
 from .presets import add_presets, presets_command
 from .sparsities import add_sparsities, sparsities_command
@@ -96,6 +96,8 @@ def compare_command(options: argparse.Namespace) -> None:
             "alpha A": first[name].alpha,
             "alpha B": second[name].alpha,
             "difference": second[name].alpha - first[name].alpha,
+            "alpha_relative A": first[name].alpha_relative,
+            "alpha_relative B": second[name].alpha_relative,
             "spectral_norm A": first[name].spectral_norm,
             "spectral_norm B": second[name].spectral_norm,
             "stable_rank A": first[name].stable_rank,
@@ -242,14 +244,20 @@ def _print_table(rows: list[dict[str, Any]], title: str) -> None:
     table = Table(
         title=Text(printable(title)) if is_terminal else None, box=HORIZONTALS if is_terminal else None, pad_edge=False
     )
-    for name in rows[0]:
+    names = list(rows[0])
+    if is_terminal:
+        names = fitting({name: [_shown(row[name]) for row in rows] for name in names}, console.width)
+    for name in names:
         is_text = isinstance(rows[0][name], str)
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_terminal)
+        is_folded = is_terminal and name == "name"
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_folded)
     for row in rows:
         style = {"over-trained": "yellow", "under-trained": "red"}.get(row.get("warning", ""))
         # Not strings: rich would read brackets in a name as its markup.
-        table.add_row(*(Text(_shown(value)) for value in row.values()), style=style)
+        table.add_row(*(Text(_shown(row[name])) for name in names), style=style)
     (console if is_terminal else Console(width=10_000, color_system=None)).print(table)
+    if left_out := len(rows[0]) - len(names):
+        console.print(f"{left_out} more columns in a wider terminal, a pipe, --csv or --json", style="dim")
 
 
 def _shown(value: Any) -> str:

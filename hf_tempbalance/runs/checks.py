@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
 from ..files import damaged, is_count, is_number
+from .history import is_tuned
 
 
-NUMBERS = ("alpha", "multiplier", "D", "stable_rank")  # of a layer; NaN where one could not be computed
+NUMBERS = (
+    "alpha",
+    "alpha_relative",
+    "multiplier",
+    "D",
+    "stable_rank",
+)  # of a layer; NaN where one could not be computed
 
 
 def check_results(path: Path, results: dict[str, Any]) -> None:
@@ -67,6 +75,9 @@ def checked_log(path: Path, field: str, log: Any) -> list[dict[str, Any]]:
 def check_looks(path: Path, looks: list[dict[str, Any]]) -> None:
     """Check the looks of a history, and make floats of their numbers.
 
+    A history of before has no `alpha_relative`, which becomes NaN, and no `multiplier_mean`, which becomes the mean
+    over the tuned layers.
+
     Raises:
         ValueError: a field that reports go on is missing or not what a look has, or looks have different layers.
     """
@@ -86,6 +97,10 @@ def check_looks(path: Path, looks: list[dict[str, Any]]) -> None:
             _check_layer(path, f"{where}layers[{position}]", layer)
         if [layer["name"] for layer in look["layers"]] != [layer["name"] for layer in looks[0]["layers"]]:
             raise ValueError(f"{path} is damaged: line {number} has other layers than line 1.")
+        tuned = [layer["multiplier"] for layer in look["layers"] if is_tuned(layer)]
+        mean = look.setdefault("multiplier_mean", statistics.fmean(tuned) if tuned else 1.0)
+        if not is_number(mean) or mean < 0:
+            raise damaged(path, f"{where}multiplier_mean", mean, "a number from 0 up")
 
 
 def _check_layer(path: Path, where: str, layer: Any) -> None:
@@ -95,6 +110,7 @@ def _check_layer(path: Path, where: str, layer: Any) -> None:
     _rule(path, where, layer)
     if not is_count(layer.get("num_eigenvalues")):
         raise damaged(path, f"{where}.num_eigenvalues", layer.get("num_eigenvalues"), "a whole number")
+    layer.setdefault("alpha_relative", math.nan)
     for name in NUMBERS:
         value = layer.get(name)
         if not is_number(value, finite=False) or math.isinf(value):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .history import cost_in_log, cost_of_looks, is_tuned
+from .history import cost_in_log, cost_of_looks
 from .run import Run
 
 
@@ -76,7 +75,7 @@ def measure(run: Run, metric: str) -> Measured:
     values = predicted[-1:] or kept or [value for _, value in curve]
     finite = [value for _, value in curve if math.isfinite(value)] or values
     steps = max((entry["step"] for entry in log), default=0)
-    multipliers = [(float(look["epoch"]), _mean_multiplier(look)) for look in run.looks]
+    multipliers = [(float(look["epoch"]), look["multiplier_mean"]) for look in run.looks]
     return Measured(
         run=run,
         seed=run.arguments.get("seed"),
@@ -107,12 +106,6 @@ def direction(metric: str, runs: Sequence[Run]) -> Direction | None:
     if words.endswith(LOWER_IS_BETTER):
         return "lower"
     return "higher" if words.endswith(("accuracy", "f1", "precision", "recall", "auc", "bleu")) else None
-
-
-def _mean_multiplier(look: dict[str, Any]) -> float:
-    """The mean multiplier over the tuned parameters; over the layers in a history that does not have it."""
-    tuned = [layer["multiplier"] for layer in look["layers"] if is_tuned(layer)]
-    return float(look.get("multiplier_mean", statistics.fmean(tuned) if tuned else 1.0))
 
 
 def _over_steps(starts: Sequence[int], values: Sequence[float], end: int) -> float:

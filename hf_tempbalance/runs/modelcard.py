@@ -18,6 +18,7 @@ from .run import Run
 
 
 logger = logging.getLogger(__name__)
+PAPER = "https://arxiv.org/abs/2312.00359"
 CARD_NAME, PICTURE_NAME = "README.md", "plots/tempbalance_layers.png"
 # End of a model class's name -> task on the Hub.
 TASKS = {
@@ -107,11 +108,22 @@ def _section(run: Run) -> Markdown:
     section = render(
         "tempbalance.md",
         settings="\n".join(f"{key}: {json.dumps(value)}" for key, value in run.settings.items()),
+        what=_what(run),
         layers=_layers(run),
         picture=PICTURE_NAME if _picture(run) else None,
         history=HISTORY_NAME if run.looks else None,
     )
     return Markdown(section.rstrip())
+
+
+def _what(run: Run) -> Markdown:
+    """What was multiplied, and by what."""
+    settings = run.settings or {}
+    unit, its = ("block", "its layers'") if settings.get("unit") == "block" else ("layer", "the layer's")
+    source = f"read from the heavy tail of {its} weight spectrum ([Zhou et al., NeurIPS 2023]({PAPER}))"
+    if settings.get("metric") == "depth":
+        source = "that follows its depth"
+    return Markdown(f"Each {unit} had its own {run.target}: that of plain training times a multiplier {source}.")
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -208,8 +220,14 @@ def _layers(run: Run) -> str:
     layers = run.looks[-1]["layers"]
     tuned = [layer for layer in layers if is_tuned(layer)]
     alphas = [layer["alpha"] for layer in tuned if math.isfinite(layer["alpha"])]
+    relative = [layer["alpha_relative"] for layer in tuned if math.isfinite(layer["alpha_relative"])]
+    start, end = (run.looks[position]["multiplier_mean"] for position in (0, -1))
     text = f"{len(tuned)} of {len(layers)} layers were tuned, at {len(run.looks)} looks in {_seconds(run)} s."
-    return text + (f" Their alpha ended between {min(alphas):.2f} and {max(alphas):.2f}." if alphas else "")
+    text += f" The mean multiplier, by parameters, was {start:.2f} at first and {end:.2f} at the end."
+    if alphas:
+        text += f" Their alpha ended between {min(alphas):.2f} and {max(alphas):.2f}"
+        text += f", alpha_relative between {min(relative):.2f} and {max(relative):.2f}." if relative else "."
+    return text
 
 
 def _seconds(run: Run) -> str:

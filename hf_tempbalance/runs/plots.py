@@ -14,7 +14,7 @@ from .history import is_tuned, metric_keys
 
 
 Looks = list[dict[str, Any]]
-TITLES = {"alpha": "power-law exponent alpha", "multiplier": "learning-rate multiplier"}
+TITLES = {"alpha": "power-law exponent alpha", "multiplier": "multiplier"}
 _DEPTH = colormaps["cividis"]
 MAX_LABELLED = 40  # layers and cells beyond this go without their text
 MAX_LETTERS = 60  # of a name; a longer one loses its middle
@@ -183,7 +183,7 @@ def plot_spectrum(eigenvalues: np.ndarray, layer: dict[str, Any], axes: tuple[Ax
 
     Args:
         eigenvalues: ascending, of W^T W; those that are 0 are left out.
-        layer: ``LayerSpectrum.to_dict()`` of the layer: its name, alpha, xmin and D.
+        layer: ``LayerSpectrum.to_dict()`` of the layer: its name, alpha, alpha_relative, xmin and D.
         axes: where to draw; a new figure if None.
     """
     values = eigenvalues[eigenvalues > 0]
@@ -203,7 +203,9 @@ def plot_spectrum(eigenvalues: np.ndarray, layer: dict[str, Any], axes: tuple[Ax
     if np.isfinite([alpha, xmin]).all() and xmin > 0:
         start = np.searchsorted(values, xmin)
         fitted = share[min(start, len(share) - 1)] * (values[start:] / xmin) ** (1 - alpha)
-        label = f"power law, alpha {alpha:.2f}, D {distance:.3f}"
+        relative = layer.get("alpha_relative", np.nan)
+        label = f"power law, alpha {alpha:.2f}{f' (relative {relative:.2f})' if np.isfinite(relative) else ''}"
+        label += f", D {distance:.3f}"
         tail.loglog(values[start:], fitted, "-", color="black", linewidth=1.5, label=label)
         for ax in axes:
             ax.axvline(xmin, color="black", linestyle=":", linewidth=1, label=f"xmin {xmin:.3g}")

@@ -81,7 +81,9 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
     if run.looks:
         first, end = (_alphas(run.looks[position]) for position in (0, -1))
         tuned = [layer for layer in run.looks[0]["layers"] if is_tuned(layer)]
-        facts.append(("layers with their own rate", f"{len(tuned)}", f"of {len(run.looks[0]['layers'])}"))
+        facts.append((f"layers with their own {run.target}", f"{len(tuned)}", f"of {len(run.looks[0]['layers'])}"))
+        start, now = (run.looks[position]["multiplier_mean"] for position in (0, -1))
+        facts.append(("mean multiplier at the end", f"{now:.2f}", f"at the start {start:.2f}; by tuned parameters"))
         if first and end:
             spread = f"{min(end):.2f} to {max(end):.2f}"
             facts.append(("alpha of these at the end", spread, f"at the start {min(first):.2f} to {max(first):.2f}"))
@@ -97,8 +99,12 @@ def _notes(run: Run) -> list[str]:
         return ["This run has no TempBalance: every layer had the schedule's rate."]
     notes = []
     missing = [
-        layer["name"] for layer in run.looks[-1]["layers"] if is_tuned(layer) and not math.isfinite(layer["alpha"])
+        layer["name"]
+        for layer in run.looks[-1]["layers"]
+        if is_tuned(layer) and not math.isfinite(layer["alpha"]) and not layer.get("is_pinned")
     ]
+    if (run.settings or {}).get("metric") == "depth":
+        missing = []  # none was asked for
     if missing:
         notes.append(
             f"No alpha could be computed at the end, so these keep the schedule's rate: {', '.join(missing)}."
@@ -119,11 +125,12 @@ def _pictures(run: Run, spectra: list[Figure]) -> list[dict[str, Any]]:
             "A multiplier holds from its look to the next."
         )
         found.append(("alpha and multiplier of each layer", caption, [plots.plot_history(run.looks)]))
-        if any("learning_rate" in entry for entry in run.log):
+        if any("learning_rate" in entry for entry in run.log) and run.target != "weight decay":
             caption = "The schedule times each layer's multiplier at the steps that were logged."
             found.append(("Learning rates", caption, [plots.plot_rates(run.looks, run.log)]))
-        caption = "At the last look. Grey: layers that keep the schedule's rate."
-        found.append(("alpha at the end", caption, [plots.plot_alphas(run.looks[-1]["layers"])]))
+        if any(math.isfinite(layer["alpha"]) for layer in run.looks[-1]["layers"]):
+            caption = "At the last look. Grey: layers that keep the schedule's rate."
+            found.append(("alpha at the end", caption, [plots.plot_alphas(run.looks[-1]["layers"])]))
     if spectra:
         caption = (
             "Eigenvalues of W^T W of the saved weights, and their tail with the fitted power law: the tuned layers "
@@ -159,6 +166,8 @@ def _layers(run: Run) -> list[dict[str, Any]]:
                 "eigenvalues": first["num_eigenvalues"],
                 "alpha_start": _number(first["alpha"]),
                 "alpha_end": _number(last["alpha"]),
+                "relative_start": _number(first["alpha_relative"]),
+                "relative_end": _number(last["alpha_relative"]),
                 "multiplier_start": "1" if rule else _number(first["multiplier"]),
                 "multiplier_end": "1" if rule else _number(last["multiplier"]),
                 "D": _number(last["D"]),

@@ -57,6 +57,13 @@ class Run:
         return found
 
     @property
+    def target(self) -> str:
+        """What the multipliers are of, in words."""
+        target = (self.settings or {}).get("target")
+        names = {"weight_decay": "weight decay", "both": "learning rate and weight decay"}
+        return names.get(str(target), "learning rate")
+
+    @property
     def tempbalance_seconds(self) -> float:
         """The cost of TempBalance: seconds that training stood still for the looks."""
         return cost_of_looks(self.looks)

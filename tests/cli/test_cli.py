@@ -20,6 +20,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import hf_tempbalance.tasks.backbones  # noqa: F401  registers the *_cifar networks
 from hf_tempbalance import TempBalanceConfig, analyze
 from hf_tempbalance.cli import main as cli
+from hf_tempbalance.cli.columns import fitting
 
 
 def command(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -149,8 +150,18 @@ def test_compare_puts_layers_of_one_name_side_by_side(file, tmp_path, capsys):
     assert code == 0 and len(rows) == 20
     assert rows["conv1"]["spectral_norm B"] == pytest.approx(4 * rows["conv1"]["spectral_norm A"])
     assert rows["conv1"]["difference"] == pytest.approx(0, abs=1e-4)
+    assert rows["conv1"]["alpha_relative A"] == pytest.approx(rows["conv1"]["alpha_relative B"], abs=1e-3)
     _, out, _ = command(capsys, "compare", file, str(other))
     assert "only in A: fc" in out and "only in B: new" in out
+
+
+def test_a_narrow_terminal_has_the_columns_that_fit_the_first_ones_first_and_only_the_name_is_folded():
+    long = "encoder.layer.10.attention.self.query"
+    table = {name: ["123.4"] for name in ("layer_type", "N", "alpha", "alpha_relative", "xmin", "D")}
+    table = {"name": [long], **table}
+    assert fitting(table, 40) == ["name", "alpha"]
+    assert fitting(table, 70) == ["name", "alpha", "alpha_relative", "D"]
+    assert fitting(table, 200) == list(table)
 
 
 def broken(folder: Path) -> dict[str, tuple[str, str]]:

@@ -16,9 +16,10 @@ from hf_tempbalance.study.study_file import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+CARDS = sorted((ROOT / "docs" / "methods").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: page.stem)
 def test_every_file_that_is_named_exists(page):
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"(?:scripts|configs|tests|docs)/[\w./]+\.(?:sh|py|yaml|md)", text))

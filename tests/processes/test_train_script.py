@@ -228,7 +228,7 @@ def test_compare_prints_both_runs_and_every_layer_and_draws_a_picture(whole, tmp
     assert f"{results['epochs'][-1]['eval_test_accuracy']:.4f}" in done.stdout
     for layer in read_history(whole / HISTORY_NAME)[-1]["layers"]:
         row = next(line for line in done.stdout.splitlines() if layer["name"] in line)
-        assert f"{layer['alpha']:.2f}" in row
+        assert f"{layer['alpha']:.2f}" in row and f"{layer['alpha_relative']:.2f}" in row
         assert (f"{layer['multiplier']:.2f}" if layer["excluded_by"] is None else layer["excluded_by"]) in row
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 20_000
 

@@ -138,6 +138,7 @@ def test_a_field_that_is_missing_or_of_another_kind_is_left_out_or_named(tmp_pat
         (RESULTS_NAME, ("seconds",), "x", "seconds is 'x'; a number of seconds belongs there"),
         (RESULTS_NAME, ("arguments",), 3, "arguments is 3; an object belongs there"),
         (HISTORY_NAME, ("layers", 1, "alpha"), "x", "line 1: layers[1].alpha is 'x'; a number or null"),
+        (HISTORY_NAME, ("multiplier_mean",), "x", "line 1: multiplier_mean is 'x'; a number from 0 up"),
         (HISTORY_NAME, ("layers", 0, "kind"), ..., "line 1: layers[0].kind is None; text belongs there"),
         (STATE_NAME, ("log_history",), 3, "log_history is 3; a list belongs there"),
         (STATE_NAME, ("stateful_callbacks", "TempBalanceCallback", "args"), [], "args.config is None; an object"),

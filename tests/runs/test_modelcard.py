@@ -68,6 +68,9 @@ def test_a_card_has_the_hub_s_metadata_results_settings_and_picture(tmp_path):
     assert 'pipeline("text-classification", model="net")' in card.text
     assert "min_eigenvalues: 1" in card.text and f"]({PICTURE_NAME})" in card.text
     assert (tmp_path / PICTURE_NAME).read_bytes().startswith(b"\x89PNG")
+    means = [look["multiplier_mean"] for look in read_run(tmp_path).looks]
+    assert f"mean multiplier, by parameters, was {means[0]:.2f} at first and {means[-1]:.2f} at the end" in card.text
+    assert "Each layer had its own learning rate" in card.text and "alpha_relative between" in card.text
     assert str(tmp_path) not in card.content
     # A second one, as at a second push, is the same, and keeps tags that somebody added on the Hub.
     path = tmp_path / "README.md"

@@ -56,8 +56,9 @@ def test_the_page_of_a_plain_trainer_with_the_callback(run, capsys):
     looks = read_history(run / HISTORY_NAME)
     for layer in looks[-1]["layers"]:
         assert layer["name"] in page.text
-        assert f"{layer['alpha']:.2f}" in page.text
-    assert "out <1>" in page.text and "layers with their own rate" in page.text
+        assert f"{layer['alpha']:.2f}" in page.text and f"{layer['alpha_relative']:.2f}" in page.text
+    assert f"{looks[-1]['multiplier_mean']:.2f}at the start {looks[0]['multiplier_mean']:.2f}" in page.text
+    assert "out <1>" in page.text and "layers with their own learning rate" in page.text
     assert '"min_ratio": 0.5' in page.text
 
 
@@ -116,6 +117,33 @@ def test_layers_without_a_number_are_named(run, tmp_path, capsys):
     assert (
         code == 0 and "No alpha could be computed at the end, so these keep the schedule's rate: conv3." in page.text
     )
+
+
+def test_a_history_of_before_has_no_relative_exponents_and_the_mean_over_layers(tmp_path, capsys):
+    history = (Path(__file__).parents[1] / "fixtures" / "version1" / "whole_history.jsonl").read_text()
+    assert "multiplier_mean" not in history and "alpha_relative" not in history
+    (tmp_path / HISTORY_NAME).write_text(history)
+    code, _, _ = report(capsys, str(tmp_path))
+    page = Page((tmp_path / REPORT_NAME).read_text(encoding="utf-8"))
+    layers = read_history(tmp_path / HISTORY_NAME)[-1]["layers"]
+    tuned = [layer["multiplier"] for layer in layers if layer["excluded_by"] is None]
+    assert code == 0 and f"mean multiplier at the end{sum(tuned) / len(tuned):.2f}" in page.text
+
+
+def test_a_method_without_exponents_and_one_without_rates_have_no_pictures_and_no_complaints_of_them(
+    run, tmp_path, capsys
+):
+    looks = read_history(run / HISTORY_NAME)
+    for layer in (layer for look in looks for layer in look["layers"]):
+        layer |= {"alpha": None, "alpha_relative": None}
+    (tmp_path / HISTORY_NAME).write_text("".join(json.dumps(look) + "\n" for look in looks).replace("NaN", "null"))
+    config = {"tempbalance": True, "settings": {"metric": "depth", "target": "weight_decay"}}
+    epochs = [{"epoch": n, "step": n, "loss": 1.0, "learning_rate": 0.1} for n in (1, 2)]
+    write_results(tmp_path, {"status": "finished", "config": config, "epochs": epochs})
+    code, _, _ = report(capsys, str(tmp_path))
+    page = Page((tmp_path / REPORT_NAME).read_text(encoding="utf-8"))
+    assert code == 0 and len(page.images) == 2  # curves, layers over time
+    assert "layers with their own weight decay" in page.text and "No alpha could be computed" not in page.text
 
 
 def test_what_is_no_run_is_one_line(run, tmp_path, capsys):
