@@ -105,9 +105,8 @@ def _trial(
         twin = type(optimizer)(weights, **optimizer.defaults)
         for group in twin.param_groups:
             group.update(values)
-        names = ("one", "other")
-        layer_of, factors_of = dict(zip(weights, names, strict=True)), dict(zip(names, factors, strict=True))
-        VirtualGroups(twin, layer_of.get, factors_of.__getitem__)
+        layer_of: dict[Tensor, str | None] = {weights[0]: "one", weights[1]: "other"}
+        VirtualGroups(twin, lambda parameter: layer_of[parameter], lambda layer: factors[layer == "other"])
         twin.step()
     except Exception:  # noqa: BLE001  whatever it is, it is the twin's
         return None
