@@ -78,6 +78,14 @@ def layers() -> torch.nn.Module:
     return torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(5)))
 
 
+def test_a_state_that_was_loaded_does_not_hide_what_a_trial_step_shows():
+    model = layers()
+    optimizer = SignSGD([{"params": list(model.parameters()), "weight_decay": 0.1}])
+    optimizer.load_state_dict(optimizer.state_dict())  # as Accelerate does; torch puts "differentiable" into defaults
+    with pytest.raises(ValueError, match="SignSGD does not act on"):
+        TempBalancer(model, optimizer, TempBalanceConfig(target="both"))
+
+
 def test_an_optimizer_that_does_not_act_on_the_weight_decay_of_its_groups_is_refused_in_one_sentence():
     model = layers()
     optimizer = SignSGD([{"params": list(model.parameters()), "weight_decay": 0.1}])
