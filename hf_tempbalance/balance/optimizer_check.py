@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -102,13 +103,15 @@ def _trial(
         weight.grad = torch.full_like(weight, -0.25)
     still = weights[1].detach().clone()
     try:
-        twin = type(optimizer)(weights, **optimizer.defaults)
+        # torch adds "differentiable" to the defaults of every optimizer that loads a state, as Accelerate has it do.
+        known = inspect.signature(type(optimizer)).parameters
+        has_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+        defaults = {key: value for key, value in optimizer.defaults.items() if has_all or key in known}
+        twin = type(optimizer)(weights, **defaults)
         for group in twin.param_groups:
             group.update(values)
-        names = ("one", "other")
-        layer_of = {id(weight): name for weight, name in zip(weights, names, strict=True)}
-        factors_of = dict(zip(names, factors, strict=True))
-        VirtualGroups(twin, lambda weight: layer_of[id(weight)], lambda layer: factors_of[str(layer)])
+        layer_of: dict[Tensor, str | None] = {weights[0]: "one", weights[1]: "other"}
+        VirtualGroups(twin, lambda parameter: layer_of[parameter], lambda layer: factors[layer == "other"])
         twin.step()
     except Exception:  # noqa: BLE001  whatever it is, it is the twin's
         return None
