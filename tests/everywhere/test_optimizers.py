@@ -11,7 +11,8 @@ from everywhere.outcome import missing, outcome
 
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
-OFTEN = ["cosine", "reduce_lr_on_plateau"]  # one that is a formula of the step, one that reads and writes the rate
+OFTEN = "cosine"
+OTHERS = [schedule for schedule in SCHEDULES if schedule != OFTEN]
 
 
 def documented() -> dict[str, dict[str, str]]:
@@ -33,18 +34,29 @@ def check(name: str, way: str, schedule: str) -> None:
     assert result.partition(":")[0] == documented()[name][way], result
 
 
-@pytest.mark.parametrize("schedule", OFTEN)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizer(name, way, schedule):
-    check(name, way, schedule)
+def test_optimizer(name, way):
+    check(name, way, OFTEN)
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every optimizer with four of the other schedules, every schedule with many optimizers.
+
+    `scripts/check_everywhere.py` has all of them. reduce_lr_on_plateau reads and writes the rate: it meets all.
+    """
+    return [
+        (name, schedule)
+        for i, name in enumerate(OPTIMIZERS)
+        for j, schedule in enumerate(OTHERS)
+        if (i + j) % 4 == 0 or schedule == "reduce_lr_on_plateau"
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", [schedule for schedule in SCHEDULES if schedule not in OFTEN])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizer_with_every_other_schedule(name, way, schedule):
+@pytest.mark.parametrize(("name", "schedule"), pairs())
+def test_optimizer_with_other_schedules(name, schedule, way):
     check(name, way, schedule)
 
 

@@ -123,6 +123,7 @@ def test_a_history_that_can_not_be_written_stops_before_the_first_step(tmp_path)
     assert trainer.state.global_step == 0
 
 
+@pytest.mark.slow
 def test_a_read_only_history_stops_before_the_first_step(tmp_path):
     code = """
     import os, sys

@@ -104,7 +104,7 @@ def run_with_callback(name: str, expected: dict, model: ConvNet, record, folder:
     return rates.epochs
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["trajectory_7", pytest.param("trajectory_8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("run", [run_with_trainer, run_with_callback])
 def test_every_rate_and_loss_is_the_reference_s(name, run, optimizer_rates, tmp_path):
     expected = json.loads((GOLDEN / f"{name}.json").read_text())

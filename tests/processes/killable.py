@@ -164,12 +164,10 @@ def ended(folder: Path, strategy: str) -> dict:
     }
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, kinds: list[str]) -> None:
     results = {}
-    for kind in ("callback", "trainer"):
-        results |= compare(kind, folder, list(SCENARIOS))
-    for preset in PRESETS:
-        results |= compare(preset, folder, ["in the middle of an epoch"])
+    for kind in kinds:
+        results |= compare(kind, folder, ["in the middle of an epoch"] if kind in PRESETS else list(SCENARIOS))
     (folder / "results.json").write_text(json.dumps(results))
 
 
@@ -200,4 +198,4 @@ def compare(kind: str, folder: Path, scenarios: list[str]) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

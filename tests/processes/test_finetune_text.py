@@ -86,6 +86,7 @@ def test_it_learns_saves_a_pipeline_and_looks_at_every_matrix(bert, table, tmp_p
     }
 
 
+@pytest.mark.slow
 def test_splits_of_a_folder_are_used_and_a_resume_goes_on(bert, texts, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
@@ -105,10 +106,15 @@ def test_splits_of_a_folder_are_used_and_a_resume_goes_on(bert, texts, tmp_path)
     ("flags", "message"),
     [
         ([], "has no column 'text'; it has sentence, package."),
-        (["--text_column=sentence", "--label_column=stars"], "has no column 'stars'; it has sentence, package."),
-        (
+        pytest.param(
+            ["--text_column=sentence", "--label_column=stars"],
+            "has no column 'stars'; it has sentence, package.",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             ["--text_column=sentence", "--label_column=package", "--eval_split=dev"],
             "has no split 'dev'; it has train.",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -25,20 +25,29 @@ MOMENTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def ends(tmp_path_factory) -> dict[str, dict]:
+def ends_of(tmp_path_factory, *kinds: str) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("killed")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder)], capture_output=True, text=True, env=environment, check=False
-    )
+    command = [sys.executable, str(PROGRAM), str(folder), *kinds]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def callback_ends(tmp_path_factory) -> dict[str, dict]:
+    return ends_of(tmp_path_factory, "callback")
+
+
+@pytest.fixture(scope="module")
+def other_ends(tmp_path_factory) -> dict[str, dict]:
+    return ends_of(tmp_path_factory, "trainer", "llr", "alphadecay")
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("kind", ["callback", "trainer"])
-def test_weights_optimizer_multipliers_and_history_are_those_of_the_run_that_went_through(ends, kind, moment):
+@pytest.mark.parametrize("kind", ["callback", pytest.param("trainer", marks=pytest.mark.slow)])
+def test_weights_optimizer_multipliers_and_history_are_those_of_the_run_that_went_through(request, kind, moment):
+    ends = request.getfixturevalue("callback_ends" if kind == "callback" else "other_ends")
     end = ends[f"{kind}: {moment}"]
     assert end["killed"] == -9  # it did die of the signal
     assert end["left"] == [f"checkpoint-{step}" for step in MOMENTS[moment]]
@@ -47,9 +56,10 @@ def test_weights_optimizer_multipliers_and_history_are_those_of_the_run_that_wen
     assert end["steps"] == [0, 4, 8, 12, 16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "steps"), [("llr", [0, 5, 10]), ("alphadecay", [0, 3, 6, 9, 12, 15])])
-def test_so_is_a_preset_s_in_a_ramp_and_between_looks(ends, preset, steps):
-    end = ends[f"{preset}: in the middle of an epoch"]
+def test_so_is_a_preset_s_in_a_ramp_and_between_looks(other_ends, preset, steps):
+    end = other_ends[f"{preset}: in the middle of an epoch"]
     assert (end["killed"], end["resumed"], end["differing"]) == (-9, 0, [])
     assert end["left"] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
     assert end["steps"] == steps

@@ -18,6 +18,7 @@ def accuracies(output: str) -> list[float]:
     return [float(value) for value in re.findall(r"test accuracy ([\d.]+)", output)]
 
 
+@pytest.mark.slow
 def test_the_accelerate_loop_killed_after_an_epoch_goes_on_as_if_it_had_not_been(tmp_path):
     loop = [str(SCRIPTS / "accelerate_loop.py"), "--epochs=3"]
     through = launch([*loop, f"--output_dir={tmp_path / 'through'}"], 1)
@@ -42,7 +43,9 @@ def test_the_accelerate_loop_killed_after_an_epoch_goes_on_as_if_it_had_not_been
     assert resumed.stdout.endswith(last)
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [("bfloat16", "1"), ("float16", "65536")])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("bfloat16", "1"), pytest.param("float16", "65536", marks=pytest.mark.slow)]
+)
 def test_the_amp_loop_learns_with_a_rate_for_each_layer(dtype, scale):
     done = launch([str(SCRIPTS / "amp_loop.py"), "--epochs=4", f"--dtype={dtype}"], 1)
     assert done.returncode == 0, done.stderr

@@ -76,7 +76,8 @@ def test_ddp_gives_every_rank_the_multipliers_of_one_process(tmp_path, kind, pro
     assert [look["step"] for look in looks] == [0, 4, 8, 12]  # one process writes
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_fsdp2_shards_give_the_spectra_of_the_whole_weights(tmp_path, processes, one_process):
     ranks = results("fsdp", tmp_path, processes)
     assert all(rank == ranks[0] for rank in ranks)
@@ -103,6 +104,7 @@ def test_ranks_with_other_weights_still_hold_the_same_multipliers(tmp_path):
     assert ranks[0]["multipliers"] == ranks[1]["multipliers"]
 
 
+@pytest.mark.slow
 def test_overlapped_looks_come_into_force_on_every_rank_at_the_same_step(tmp_path):
     ranks = results("overlapped", tmp_path, 2)
     assert ranks[0] == ranks[1]  # to the bit, at every step

@@ -84,6 +84,7 @@ def killed(tmp_path_factory) -> tuple[Path, Path]:
     return cut, through
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_ends_as_one_that_went_through(killed):
     cut, through = killed
     assert json.loads((cut.parent / "left").read_text()) == "running"
@@ -101,6 +102,7 @@ def test_a_study_that_was_killed_ends_as_one_that_went_through(killed):
     assert config["optimizer"] == "sgd_snr" and config["seed"] == 1
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again_and_the_report_has_it(killed):
     cut, _ = killed
     file = cut / "runs" / "snr--seed1" / "results.json"
@@ -116,6 +118,7 @@ def test_what_is_finished_is_not_run_again_and_the_report_has_it(killed):
     assert "layers-tempbalance.png" in names
 
 
+@pytest.mark.slow
 def test_another_version_of_the_study_does_not_touch_the_folder(killed):
     cut, _ = killed
     before = sorted(path.stat().st_mtime_ns for path in cut.rglob("*"))
@@ -178,6 +181,7 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path, keys, flags, messa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")

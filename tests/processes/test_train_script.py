@@ -105,6 +105,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weig
     assert json.loads((killed / "results.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_recorded_with_its_error(tmp_path):
     done = run(train(tmp_path, "--optim=adagrad", "--optim_args=lr_decay=-1"))
     assert done.returncode == 1
@@ -144,11 +145,11 @@ def test_a_mistake_is_one_line_and_no_traceback(tmp_path, flags, code, message, 
 
 
 def test_a_mistake_in_a_file_ends_the_process_with_one_line(tmp_path):
-    (tmp_path / "a.yaml").write_text("lr_min: 0.5")
+    (tmp_path / "a.yaml").write_text("min_rate: 0.5")
     done = run([sys.executable, str(SCRIPTS / "train.py"), "--config", str(tmp_path / "a.yaml")])
     assert done.returncode == 1
     # Optimizers that are installed besides may have something to say when they are imported; ours is the last line.
-    message = f"train.py: {tmp_path}/a.yaml: unknown key 'lr_min'. Did you mean 'min_ratio'?"
+    message = f"train.py: {tmp_path}/a.yaml: unknown key 'min_rate'. Did you mean 'min_ratio'?"
     assert done.stderr.splitlines()[-1] == message and "Traceback" not in done.stderr
 
 
@@ -195,6 +196,7 @@ def test_a_used_folder_is_refused_and_both_ways_out_are_named(whole, monkeypatch
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != "_lock"} == before
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_then_ctrl_c_then_a_new_run_in_its_place(tmp_path, monkeypatch, capsys):
     command = train(tmp_path, "--num_train_epochs=500")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
