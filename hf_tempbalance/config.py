@@ -9,6 +9,7 @@ import json
 from collections import abc
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any, Literal, get_type_hints
 
 from .options import line, nearest, number, plain, require, shown
@@ -192,7 +193,7 @@ class TempBalanceConfig:
     )
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _hints(type(self))
         for option in fields(self):
             value = plain(option.name, getattr(self, option.name), hints[option.name])
             object.__setattr__(self, option.name, value)  # frozen for everybody else
@@ -277,6 +278,11 @@ class TempBalanceConfig:
             hints = get_type_hints(cls)
             options = {key: number(value) if hints.get(key) is float else value for key, value in options.items()}
         return cls.from_dict({} if options is None else options)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def renewed(options: dict[str, Any]) -> dict[str, Any]:

@@ -174,9 +174,14 @@ class TempBalancer:
         return dict(self._multipliers)
 
     @property
+    def goal_multipliers(self) -> dict[str, float]:
+        """What the last look has set; `layer_multipliers` gets there over ``ramp_steps``."""
+        return dict(self._multipliers if self._ramp is None else self._ramp.after)
+
+    @property
     def multiplier_mean(self) -> float:
-        """Mean of the multipliers over the parameters that are tuned, each weighted by its number of elements."""
-        return self._mean(self._multipliers)
+        """Mean of `goal_multipliers` over the parameters that are tuned, each weighted by its number of elements."""
+        return self._mean(self.goal_multipliers)
 
     @property
     def pending_step(self) -> int | None:
@@ -327,7 +332,7 @@ class TempBalancer:
 
     def _multipliers_of(self, spectra: list[LayerSpectrum]) -> dict[str, float]:
         if self.config.control == "frozen" and self._has_looked:
-            return dict(self._multipliers if self._ramp is None else self._ramp.after)
+            return self.goal_multipliers
         multipliers = multipliers_of(spectra, self.method)
         # Equal scores could still be mapped to different last bits by different processors.
         multipliers = dict(from_first_rank(multipliers))

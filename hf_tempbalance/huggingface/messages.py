@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 def say_what_is_balanced(balancer: TempBalancer, state: TrainerState) -> None:
     """One line on the console, where Trainer's own go: how many layers, their multipliers, the next look."""
-    tuned = balancer.layer_multipliers.values()
+    tuned = balancer.goal_multipliers.values()
     tqdm.write(
         f"TempBalance: {len(tuned)} of {len(balancer.layers)} layers, {min(tuned):.2f} to {max(tuned):.2f}, "
         f"mean {balancer.multiplier_mean:.2f}; next look {next_look(balancer.config, state)}."

@@ -40,6 +40,8 @@ def test_the_kth_step_after_a_look_has_gone_k_parts_of_the_way():
     _, balancer, step, rates = training()
     balancer.rebalance()
     (first,) = balancer.take_looks()
+    assert set(balancer.layer_multipliers.values()) == {1.0} and balancer.goal_multipliers == first.multipliers
+    assert balancer.multiplier_mean == first.multiplier_mean
     for _ in range(6):
         step()
     goal = first.multipliers["fc2"]
