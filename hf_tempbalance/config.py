@@ -193,7 +193,7 @@ class TempBalanceConfig:
     )
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = _hints()
         for option in fields(self):
             value = plain(option.name, getattr(self, option.name), hints[option.name])
             object.__setattr__(self, option.name, value)  # frozen for everybody else
@@ -281,8 +281,8 @@ class TempBalanceConfig:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+def _hints() -> dict[str, Any]:
+    return get_type_hints(TempBalanceConfig)
 
 
 def renewed(options: dict[str, Any]) -> dict[str, Any]:
