@@ -100,7 +100,7 @@ class Weight:
         """
         gather: AbstractContextManager[Any] = nullcontext()
         if any(hasattr(p, "ds_id") for p in self.parameters):
-            import deepspeed  # type: ignore[import-untyped]
+            import deepspeed
 
             gather = deepspeed.zero.GatheredParameters([p for p in self.parameters if hasattr(p, "ds_id")])
         with gather, torch.no_grad():

@@ -1,9 +1,9 @@
 """What virtual groups cost: an optimizer step with a rate for each layer against the plain one, in turn.
 
 ResNet-18, and 400 groups; SGD with momentum, fused AdamW. Columns: "tuned" has another multiplier for every layer;
-"equal" the same for all, so the views are merged into one; "real groups" is plain torch with a parameter group for
-each rate, which is what a layer-wise rate costs torch itself. Ratios to the plain step, median of pairs with the
-quartiles.
+"both" multiplies the weight decay as well; "equal" the same for all, so the views are merged into one; "real groups"
+is plain torch with a parameter group for each rate, which is what a layer-wise rate costs torch itself. Ratios to the
+plain step, and of "both" to "real groups"; median of pairs with the quartiles.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks.clock import timed
 from benchmarks.models import build
-from hf_tempbalance import TempBalancer
+from hf_tempbalance import TempBalanceConfig, TempBalancer
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -33,13 +33,14 @@ def many_layers() -> nn.Module:
     return nn.Sequential(*(nn.Linear(160, 160, bias=False) for _ in range(402)))
 
 
+COLUMNS = ("tuned", "both", "equal", "real groups", "plain again")
 MODELS = {"ResNet-18": partial(build, "ResNet18"), "400 groups": many_layers}
 
 
 def steps(options: argparse.Namespace) -> list[dict[str, str]]:
     """A table: milliseconds of a plain step, and the ratios of the others to it."""
     rounds = 40 * options.rounds  # a step takes milliseconds
-    columns = ["model", "optimizer", "rates", "plain, ms", "tuned", "equal", "real groups", "plain again"]
+    columns = ["model", "optimizer", "rates", "plain, ms", *COLUMNS, "both / real groups"]
     print(f"{rounds} pairs\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     rows = []
     for name, make in MODELS.items():
@@ -53,9 +54,10 @@ def steps(options: argparse.Namespace) -> list[dict[str, str]]:
 def measure(model: nn.Module, make: Callable[..., torch.optim.Optimizer], device: str, rounds: int) -> list[str]:
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter) * 1e-3
-    tuned, equal = make(model.parameters()), make(model.parameters())
+    tuned, both, equal = (make(model.parameters()) for _ in range(3))
     balancer = TempBalancer(model, tuned)
     balancer.rebalance()
+    TempBalancer(model, both, TempBalanceConfig(target="both")).rebalance()
     TempBalancer(model, equal)  # every multiplier is 1 before the first look
     by_rate: dict[float, list[nn.Parameter]] = {}
     multipliers = balancer.lr_multipliers
@@ -64,6 +66,7 @@ def measure(model: nn.Module, make: Callable[..., torch.optim.Optimizer], device
     contenders = {
         "plain": make(model.parameters()),
         "tuned": tuned,
+        "both": both,
         "equal": equal,
         "real groups": make([{"params": members} for members in by_rate.values()]),
         "plain again": make(model.parameters()),
@@ -78,9 +81,9 @@ def measure(model: nn.Module, make: Callable[..., torch.optim.Optimizer], device
     ratios = {
         name: [other / plain for plain, other in zip(times["plain"], times[name], strict=True)] for name in times
     }
-    columns = ("tuned", "equal", "real groups", "plain again")
     milliseconds = f"{statistics.median(times['plain']) * 1e3:.2f}"
-    return [str(len(by_rate)), milliseconds, *(spread(ratios[name]) for name in columns)]
+    against_groups = [one / other for one, other in zip(times["both"], times["real groups"], strict=True)]
+    return [str(len(by_rate)), milliseconds, *(spread(ratios[name]) for name in COLUMNS), spread(against_groups)]
 
 
 def spread(ratios: list[float]) -> str:
