@@ -122,8 +122,8 @@ def train(trainer: Trainer) -> None:
     rates.balancer = lambda: callback.balancer
     trainer.add_callback(rates)
     trainer.train()
-    if rates.steps != STEPS[-1] or len({round(rate, 12) for rate in rates.seen.values()}) < 3:
-        raise AssertionError(f"{rates.steps} steps, the last with the rates {sorted(set(rates.seen.values()))}")
+    if rates.steps != STEPS[-1] or len({round(rate, 12) for rate in rates.seen["lr"].values()}) < 3:
+        raise AssertionError(f"{rates.steps} steps, the last with the rates {sorted(set(rates.seen['lr'].values()))}")
 
 
 def looks_of(folder: str) -> list[tuple[int, str]]:
