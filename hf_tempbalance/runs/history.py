@@ -151,7 +151,8 @@ def is_tuned(layer: dict[str, Any]) -> bool:
 def metric_keys(entry: dict[str, Any]) -> list[str]:
     """The metrics in an entry of Trainer's ``log_history``: what an evaluation found, without its times and speeds."""
     no_metrics = ("_runtime", "_per_second", "_model_preparation_time")
-    return [key for key in entry if key.startswith("eval_") and not key.endswith(no_metrics)]
+    found = [key for key, value in entry.items() if key.startswith("eval_") and value is not None]
+    return [key for key in found if not key.endswith(no_metrics)]
 
 
 def cost_of_looks(looks: list[dict[str, Any]]) -> float:
@@ -165,5 +166,5 @@ def cost_of_looks(looks: list[dict[str, Any]]) -> float:
 def cost_in_log(log: list[dict[str, Any]]) -> float:
     """The cost of TempBalance from the entries of looks in Trainer's ``log_history``."""
     keys = [f"tempbalance/{name}" for name in ("waited", "wait_seconds", "seconds")]  # wait_seconds: before 0.1
-    costs = [[entry[key] for key in keys if key in entry] for entry in log]
+    costs = [[entry[key] for key in keys if entry.get(key) is not None] for entry in log]
     return float(sum(found[0] for found in costs if found))

@@ -110,7 +110,7 @@ def effective_rates(looks: Looks, log: list[dict[str, Any]]) -> tuple[np.ndarray
     Returns:
         Epochs (points,), the schedule (points,), rates (layers, points), and the layers' names.
     """
-    logged = [entry for entry in log if "learning_rate" in entry]
+    logged = [entry for entry in log if entry.get("learning_rate") is not None]
     epochs = np.array([entry["epoch"] for entry in logged], dtype=float)
     schedule = np.array([entry["learning_rate"] for entry in logged], dtype=float)
     multipliers = _values(looks, "multiplier")

@@ -75,7 +75,7 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
     last = max((entry.get("epoch") or 0 for entry in (*run.log, *run.looks)), default=0)
     facts.append(("epochs", f"{last:g}", f"{max(entry['step'] for entry in (*run.log, *run.looks))} steps"))
     for name, value in run.last_metrics.items():
-        best = [entry[name] for entry in run.log if name in entry]
+        best = [entry[name] for entry in run.log if entry.get(name) is not None]
         detail = f"largest {max(best):.4g}, smallest {min(best):.4g}, of {len(best)} evaluations"
         facts.append((name.removeprefix("eval_").replace("_", " "), f"{value:.4g}", detail))
     if run.looks:
@@ -125,7 +125,7 @@ def _pictures(run: Run, spectra: list[Figure]) -> list[dict[str, Any]]:
             "A multiplier holds from its look to the next."
         )
         found.append(("alpha and multiplier of each layer", caption, [plots.plot_history(run.looks)]))
-        if any("learning_rate" in entry for entry in run.log) and run.target != "weight decay":
+        if any(entry.get("learning_rate") is not None for entry in run.log) and run.target != "weight decay":
             caption = "The schedule times each layer's multiplier at the steps that were logged."
             found.append(("Learning rates", caption, [plots.plot_rates(run.looks, run.log)]))
         if any(math.isfinite(layer["alpha"]) for layer in run.looks[-1]["layers"]):

@@ -38,4 +38,9 @@ def read_results(folder: str | Path) -> dict[str, Any]:
 def accuracies(results: dict[str, Any], split: str = "test") -> list[tuple[float, float]]:
     """Each evaluation on a split as (epoch, accuracy); without held-out images the test split has no name."""
     keys = (f"eval_{split}_accuracy", *(["eval_accuracy"] if split == "test" else []))
-    return [(epoch["epoch"], epoch[key]) for epoch in results.get("epochs", []) for key in keys if key in epoch]
+    return [
+        (epoch["epoch"], epoch[key])
+        for epoch in results.get("epochs", [])
+        for key in keys
+        if epoch.get(key) is not None
+    ]

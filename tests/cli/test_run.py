@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -326,10 +327,16 @@ def test_two_processes_balance_alike_and_one_writes(tmp_path, launcher):
     }[launcher]
     command = [sys.executable, "-m", *start, "hf_tempbalance.run", *BALANCE, str(SCRIPTS / "language_model.py")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*command, *SMALL, "--output_dir=out"], cwd=tmp_path, capture_output=True, text=True, env=environment,
-        timeout=240, check=False,
-    )  # fmt: skip
+    for _ in range(3):
+        done = subprocess.run(
+            [*command, *SMALL, "--output_dir=out"], cwd=tmp_path, capture_output=True, text=True, env=environment,
+            timeout=240, check=False,
+        )  # fmt: skip
+        if (
+            "SIGABRT" not in done.stderr
+        ):  # torch tears its threads down at exit and now and then aborts, without us too
+            break
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = results(tmp_path / "out")
     assert (found["status"], found["environment"]["processes"], found["looks"]) == ("finished", 2, 3)

@@ -180,7 +180,10 @@ def test_what_goes_wrong_is_one_line_without_the_token(hub, shared, tmp_path):
     script, home = str(ROOT / "scripts" / "push_to_hub.py"), tmp_path / "home"
     (tmp_path / "empty").mkdir()
     (tmp_path / "unsaved").mkdir()
-    (tmp_path / "unsaved" / "tempbalance_history.jsonl").write_text('{"step": 0, "layers": []}\n')
+    (tmp_path / "unsaved" / "tempbalance_history.jsonl").write_text(
+        '{"step": 0, "epoch": 0.0, "seconds": 0.1, "layers": [{"name": "fc", "kind": "linear", "excluded_by": null, '
+        '"num_eigenvalues": 64, "alpha": 2.5, "D": 0.1, "stable_rank": 9.0, "multiplier": 1.0}]}\n'
+    )
     cases = [
         ([str(shared), "../secrets"], TOKEN, "'../secrets'"),
         ([str(shared), "no-owner"], TOKEN, "repo_id='no-owner' is not owner/name."),
