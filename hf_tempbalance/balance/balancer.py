@@ -103,7 +103,7 @@ class TempBalancer:
         start = time.perf_counter()
         self._end_pending()
         self._assign_again()
-        spectra = analyze_together(self.model, self.config, self._unchanged)
+        spectra = analyze_together(self.model, self.config, self._unchanged, self.method)
         multipliers = self._multipliers_of(spectra)
         seconds = time.perf_counter() - start
         step = self.steps if step is None else step
@@ -132,7 +132,7 @@ class TempBalancer:
         start = time.perf_counter()
         self._end_pending()
         self._assign_again()
-        job = BackgroundJob(SpectrumJob(self.model, self.config, self._unchanged))
+        job = BackgroundJob(SpectrumJob(self.model, self.config, self._unchanged, self.method))
         step = self.steps if step is None else step
         waited = time.perf_counter() - start
         self._pending = PendingLook(step, epoch, self.config.overlap_steps, job, waited)

@@ -26,7 +26,10 @@ from .distributed import exchange, rank_and_size, share_out
 
 
 def analyze_together(
-    model: nn.Module, config: TempBalanceConfig | None = None, unchanged: Unchanged[LayerSpectrum] | None = None
+    model: nn.Module,
+    config: TempBalanceConfig | None = None,
+    unchanged: Unchanged[LayerSpectrum] | None = None,
+    decomposition: Decomposition | None = None,
 ) -> list[LayerSpectrum]:
     """`analyze` by all processes of the default group, each on its share of the layers; all get the same, to the bit.
 
@@ -36,12 +39,15 @@ def analyze_together(
         model: what is looked at.
         config: the settings.
         unchanged: results of earlier looks; those that still hold are taken from it, and it is brought up to date.
+        decomposition: that of the settings, for who has it already.
 
     Raises:
         ValueError: as `analyze`.
         RuntimeError: the processes have different models, or one of them failed; raised on all.
     """
-    job = SpectrumJob(model, config or TempBalanceConfig(), Unchanged() if unchanged is None else unchanged)
+    config = config or TempBalanceConfig()
+    unchanged = Unchanged() if unchanged is None else unchanged
+    job = SpectrumJob(model, config, unchanged, decomposition or Decomposition.of(config))
     job.compute()
     return job.finish()
 
@@ -55,8 +61,14 @@ class SpectrumJob:
     the copies, needs nobody, and may run on another thread.
     """
 
-    def __init__(self, model: nn.Module, config: TempBalanceConfig, unchanged: Unchanged[LayerSpectrum]) -> None:
-        self.decomposition, self.unchanged = Decomposition.of(config), unchanged
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TempBalanceConfig,
+        unchanged: Unchanged[LayerSpectrum],
+        decomposition: Decomposition,
+    ) -> None:
+        self.decomposition, self.unchanged = decomposition, unchanged
         self.rank, self.size = rank_and_size()
         self.layers, self.analysed = analysed_layers(model, config)
         known = {i: unchanged.get(self.layers[i].weight) for i in self.analysed}

@@ -220,8 +220,9 @@ def _spectra(
             spikes.append(tail_columns(spectrum, eigenvalues))
             if options.traps:
                 spikes[-1]["num_traps"] = math.nan if eigenvalues is None else num_traps(weight.stack())
-        is_drawn = fnmatch.fnmatch(spectrum.name, options.only or "*") if plots is not None else False
-        if plots is not None and is_drawn and eigenvalues is not None and math.isfinite(spectrum.alpha):
+        if plots is None or eigenvalues is None or not math.isfinite(spectrum.alpha):
+            continue
+        if fnmatch.fnmatch(spectrum.name, options.only or "*"):
             from ..runs.plots import plot_spectrum
 
             path = plots / f"{file_stem(spectrum.name, taken)}.png"

@@ -34,6 +34,7 @@ class KeptState:
     Attributes:
         last_look_step: step of the last look that is in force; -1 before the first.
         is_known: whether there was a state.
+        has_other_settings: whether it was made with other settings than those of now.
     """
 
     last_look_step: int = -1

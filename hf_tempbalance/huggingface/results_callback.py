@@ -66,7 +66,7 @@ class ResultsCallback(TrainerCallback):
         self._write()
 
     def finish(self, trainer: Any, status: str, error: str | None = None) -> None:
-        """Write the last state of a run; ``status`` is "finished" or "failed"."""
+        """Write the last state of a run; ``status`` is "finished", "interrupted" or "failed"."""
         if self.file is None:
             path = Path(trainer.args.output_dir, RESULTS_NAME)
             self.file = ResultsFile(path, self.settings, trainer.args, trainer.state, start=self.start)

@@ -9,6 +9,7 @@ from ..files import read_json
 
 
 logger = logging.getLogger(__name__)
+STATE_NAME = "trainer_state.json"
 NEWEST = (True, "last", "true", "True")  # Trainer's own word, ours on a command line, Trainer's on a command line
 
 
@@ -58,6 +59,6 @@ def last_complete_checkpoint(folder: str | Path) -> tuple[Path | None, list[Path
 
 def _is_complete(checkpoint: Path) -> bool:
     try:
-        return "global_step" in read_json(checkpoint / "trainer_state.json")
+        return "global_step" in read_json(checkpoint / STATE_NAME)
     except (OSError, ValueError):
         return False

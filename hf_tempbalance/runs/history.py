@@ -16,6 +16,7 @@ from ..files import finite, write_whole
 
 
 HISTORY_NAME = "tempbalance_history.jsonl"
+NO_METRIC = ("_runtime", "_per_second", "_model_preparation_time")  # ends of what an evaluation logs besides metrics
 
 
 def append_look(path: str | Path, look: dict[str, Any]) -> None:
@@ -150,9 +151,8 @@ def is_tuned(layer: dict[str, Any]) -> bool:
 
 def metric_keys(entry: dict[str, Any]) -> list[str]:
     """The metrics in an entry of Trainer's ``log_history``: what an evaluation found, without its times and speeds."""
-    no_metrics = ("_runtime", "_per_second", "_model_preparation_time")
     found = [key for key, value in entry.items() if key.startswith("eval_") and value is not None]
-    return [key for key in found if not key.endswith(no_metrics)]
+    return [key for key in found if not key.endswith(NO_METRIC)]
 
 
 def cost_of_looks(looks: list[dict[str, Any]]) -> float:

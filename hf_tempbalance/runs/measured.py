@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .history import cost_in_log, cost_of_looks
+from .history import NO_METRIC, cost_in_log, cost_of_looks
 from .run import Run
 
 
 Direction = Literal["lower", "higher"]
 LOWER_IS_BETTER = ("loss", "perplexity", "error", "error_rate", "wer", "cer", "mse", "rmse", "mae")
-NO_METRIC = ("_runtime", "_per_second", "_model_preparation_time")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoints import last_complete_checkpoint, resolve
+from .checkpoints import STATE_NAME, last_complete_checkpoint, resolve
 from .history import HISTORY_NAME
 from .results import RESULTS_NAME
 
 
 LOCK_NAME = "_lock"  # the Trainer and our script upload no file whose name begins so
-STATE_NAME = "trainer_state.json"
 
 
 @contextmanager

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import damaged, read_json
-from .checkpoints import last_complete_checkpoint
+from .checkpoints import STATE_NAME, last_complete_checkpoint
 from .checks import check_looks, checked_log
 from .history import HISTORY_NAME, cost_of_looks, metric_keys, read_history
-from .output import STATE_NAME
 from .results import RESULTS_NAME, read_results
 
 

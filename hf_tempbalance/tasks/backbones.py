@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -74,8 +75,7 @@ class _HeadedNet(nn.Module):
     num_classes: int
     head: ClassifierHead
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    forward_features: Callable[[Tensor], Tensor]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         return self.head(x, pre_logits=pre_logits)
