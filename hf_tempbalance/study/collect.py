@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..runs.history import HISTORY_NAME
+from ..runs.measured import mean_multiplier
 from ..runs.results import RESULTS_NAME, accuracies, read_results
+from ..runs.run import read_run
 from .plan import Run, Study
 from .runner import RUNS_NAME, choose, has_ended
 from .study_file import read_study
@@ -34,13 +38,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class Collected:
-    """A study and its results. chosen: labels of a cell -> tuned value. left_out: name of a run -> reason."""
+    """A study and its results.
+
+    chosen: labels of a cell -> tuned value. left_out: name of a run -> reason. mean_multipliers: labels of a cell ->
+    mean multiplier over the training of its first run that has a history; no entry where none has.
+    """
 
     study: Study
     finals: list[Measured]
     trials: list[Measured]
     chosen: dict[tuple[str, ...], Any]
     left_out: dict[str, str] = field(default_factory=dict)
+    mean_multipliers: dict[tuple[str, ...], float] = field(default_factory=dict)
 
     def of(self, cell: dict[str, str]) -> list[Measured]:
         """The runs of a cell that are compared, by seed."""
@@ -80,9 +89,25 @@ def collect(folder: Path) -> Collected:
     if not measured:
         raise ValueError(f"{folder} has no finished run yet.")
     trials = [measured[run.name] for run in study.trials() if run.name in measured]
-    return Collected(
+    found = Collected(
         study, [measured[run.name] for run in finals if run.name in measured], trials, chosen, dict(left_out)
     )
+    for labels, run in first_with_history(found, folder).items():
+        try:
+            found.mean_multipliers[labels] = mean_multiplier(read_run(folder / RUNS_NAME / run.name))
+        except (ValueError, OSError) as error:
+            found.left_out[f"{HISTORY_NAME} of {run.name}"] = str(error)
+    return found
+
+
+def first_with_history(collected: Collected, folder: Path) -> dict[tuple[str, ...], Run]:
+    """Labels of a cell -> the first of its runs, by seed, with a TempBalance history in the study's folder."""
+    found: dict[tuple[str, ...], Run] = {}
+    for cell in collected.study.combinations():
+        for one in collected.of(cell):
+            if (folder / RUNS_NAME / one.run.name / HISTORY_NAME).is_file():
+                found.setdefault(tuple(cell.values()), one.run)
+    return found
 
 
 def _measured(run: Run, results: dict[str, Any]) -> Measured:
@@ -93,6 +118,7 @@ def _measured(run: Run, results: dict[str, Any]) -> Measured:
     if (seed := machine.get("seed")) != run.seed:
         raise ValueError(f"{RESULTS_NAME} is of another run: its seed is {seed} and not {run.seed}")
     test, held_out = accuracies(results), dict(accuracies(results, "validation"))
+    usable = {epoch: accuracy for epoch, accuracy in held_out.items() if math.isfinite(accuracy)}
     if not test:
         raise ValueError("it has no evaluation on the test split")
     missing = [name for name in ("seconds", "tempbalance_seconds", "layers") if name not in results]
@@ -104,9 +130,9 @@ def _measured(run: Run, results: dict[str, Any]) -> Measured:
     return Measured(
         run=run,
         last=test[-1][1],
-        best=max(accuracy for _, accuracy in test),
-        chosen=dict(test).get(max(held_out, key=held_out.__getitem__, default=-1.0), float("nan")),
-        held_out=list(held_out.values())[-1] if held_out else float("nan"),
+        best=max((accuracy for _, accuracy in test if math.isfinite(accuracy)), default=math.nan),
+        chosen=dict(test).get(max(usable, key=usable.__getitem__, default=-1.0), math.nan),
+        held_out=list(held_out.values())[-1] if held_out else math.nan,
         seconds=float(results["seconds"]),
         tempbalance_seconds=float(results["tempbalance_seconds"]),
         curve=test,

@@ -100,8 +100,8 @@ def has_ended(folder: Path, run: Run) -> bool:
 def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> dict[tuple[str, ...], Any]:
     """Labels of a cell -> the value with the best accuracy on held-out images, for cells whose trials have ended.
 
-    The accuracy is that of the last epoch, averaged over the seeds of the trials; a value with a failed trial is out.
-    Of equal ones the first counts.
+    The accuracy is that of the last epoch, averaged over the seeds of the trials; a value with a trial that failed or
+    diverged is out. Of equal ones the first counts.
     """
     trials: dict[tuple[str, ...], dict[Any, list[Run]]] = {}
     for run in study.trials():
@@ -124,7 +124,7 @@ def _held_out(folder: Path, runs: list[Run]) -> float | None:
         if result is None or result["status"] != "finished" or not accuracies(result, "validation"):
             return None
         scores.append(accuracies(result, "validation")[-1][1])
-    return math.fsum(scores) / len(scores)
+    return math.fsum(scores) / len(scores) if all(map(math.isfinite, scores)) else None
 
 
 class Runner:
