@@ -22,10 +22,10 @@ from .display import Display, display_of
 from .runner import RUNS_NAME
 
 
-# Told apart without colour as well; 6 and 7 have no common divisor, so that 42 methods differ in one or the other.
+# Told apart without colour as well; nine colours with six styles make eighteen pairs.
 STYLES = [("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1)), "v"), ((0, (1, 3)), "P")]
-# Okabe and Ito's, for the colour-blind.
-COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+# Okabe and Ito's, for the colour-blind, but for their yellow, which can't be seen on white; brown and grey beside them.
+COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4a12", "#8c8c8c"]
 FEWEST = 3  # runs of an interval that is drawn: that of two is 13 standard errors wide on each side
 ROW = 0.24  # inches of a line of a legend
 

@@ -170,12 +170,8 @@ def _tuning(collected: Collected, tune: Tuning) -> list[str]:
     lines = [f"Seed{'s' if len(tune.seeds) > 1 else ''} {seeds}.", ""]
     lines += markdown_table([*names, "tuning runs", "the chosen one is"], tried)
     if gains:
-        lines += [
-            "",
-            f"Difference to the baseline at the same {tune.option}, over these seeds, of the last epoch of",
-        ]
-        lines[-1] += f" {display.name}:"
-        lines += ["", *markdown_table(names, gains)]
+        what = f"Difference to the baseline at the same {tune.option}, over these seeds, of the last {display.name}"
+        lines += ["", f"{what}; they are not among the comparisons above:", "", *markdown_table(names, gains)]
     return lines
 
 
