@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hf_tempbalance.config import TempBalanceConfig
 from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
 from hf_tempbalance.huggingface.training_args import TempBalanceTrainingArguments
 from hf_tempbalance.runs.results import accuracies
+from hf_tempbalance.study.command import make_job
 from hf_tempbalance.study.cost import Estimator
 from hf_tempbalance.study.plan import Run, Study, matching
 from hf_tempbalance.study.runner import Outcome, Runner, choose, claim, has_ended, is_finished
@@ -64,11 +66,11 @@ def run_command(options: argparse.Namespace) -> None:
     if options.dry_run:
         dry_run(study, folder, options)
         return
-    command = [sys.executable, TRAIN]
+    launch = ()
     if options.processes > 1:
-        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={options.processes}"]
-        command = [sys.executable, *launch, TRAIN]
-    runner = Runner(study, folder, command, jobs=options.jobs, only=options.only)
+        launch = ("-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={options.processes}")
+    job_of = partial(make_job, study, train=TRAIN, launch=launch)
+    runner = Runner(study, folder, job_of, jobs=options.jobs, only=options.only)
     claim(study, folder)
     try:
         with ConsoleProgress() as progress:

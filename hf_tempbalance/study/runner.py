@@ -16,12 +16,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
-from ..files import masked, write_json, write_whole
-from ..runs.checkpoints import last_complete_checkpoint
+from ..files import masked, write_json
 from ..runs.output import locked
 from ..runs.results import RESULTS_NAME, accuracies, read_results, write_results
+from .job import Job
 from .plan import Run, Study, matching
 from .study_file import STUDY_NAME, read_study
 
@@ -97,6 +95,20 @@ def has_ended(folder: Path, run: Run) -> bool:
     return result is not None and result["status"] in ("finished", "failed")
 
 
+def record_end(folder: Path, run: Run, code: int) -> None:
+    """Record a run as failed that has ended without its own word for it, with the last line of its log.
+
+    code: that its process ended with. One that ended with 0 and has no results made no Trainer, or put them elsewhere.
+    """
+    target = folder / RUNS_NAME / run.name
+    result = result_of(folder, run) or {"config": masked(run.options)}
+    if result.get("status") in ("failed", "interrupted") or (code == 0 and result.get("status") == "finished"):
+        return
+    lines = (target / "log.txt").read_text(errors="replace").strip().splitlines()
+    what = f"exit code {code}" if code else f"it ended without {RESULTS_NAME} in its folder"
+    write_results(target, result | {"status": "failed", "error": f"{what}: {lines[-1] if lines else 'no output'}"})
+
+
 def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> dict[tuple[str, ...], Any]:
     """Labels of a cell -> the value with the best accuracy on held-out images, for cells whose trials have ended.
 
@@ -133,15 +145,21 @@ class Runner:
     Args:
         study: what to run.
         folder: of the study, claimed; each run has a folder below it.
-        command: starts the training script, which takes ``--config`` and ``--resume_from_checkpoint``.
+        job_of: makes the `Job` of a run in a folder, as `command.make_job` does.
         jobs: runs at a time; the CPU cores are divided among them.
         only: shell pattern of the names to run.
     """
 
     def __init__(
-        self, study: Study, folder: Path, command: Sequence[str], *, jobs: int = 1, only: str | None = None
+        self,
+        study: Study,
+        folder: Path,
+        job_of: Callable[[Run, Path], Job],
+        *,
+        jobs: int = 1,
+        only: str | None = None,
     ) -> None:
-        self.study, self.folder, self.command, self.jobs, self.only = study, folder, list(command), jobs, only
+        self.study, self.folder, self.job_of, self.jobs, self.only = study, folder, job_of, jobs, only
         self.ended: set[str] = set()  # in this process, finished or failed
         self.running: dict[str, tuple[Run, subprocess.Popen]] = {}
         matching(study.possible_runs(), only)  # a pattern that matches nothing is a mistake
@@ -186,42 +204,25 @@ class Runner:
         return result is not None and result["status"] != "interrupted"
 
     def _start(self, run: Run, lock: int) -> subprocess.Popen:
-        target = self.folder / RUNS_NAME / run.name
-        target.mkdir(parents=True, exist_ok=True)
-        resumes = last_complete_checkpoint(target)[0] is not None
-        options = run.options | {"output_dir": str(target), "disable_tqdm": True, "overwrite_output_dir": not resumes}
-        secrets = {key: value for key, value in options.items() if masked({key: value}) != {key: value}}
-        kept = {key: value for key, value in options.items() if key not in secrets}
-        write_whole(target / "config.yaml", yaml.safe_dump(masked(kept), sort_keys=False))
-        # Everybody can read a command line and the file; the environment is the user's own.
-        tokens = {"HF_TOKEN": str(secrets["hub_token"])} if "hub_token" in secrets else {}
-        command = [*self.command, "--config", str(target / "config.yaml"), "--debug"]  # log.txt has the traceback
-        if resumes:
-            command += ["--resume_from_checkpoint", "last"]
+        job = self.job_of(run, self.folder / RUNS_NAME / run.name)
         threads = max((os.cpu_count() or 1) // self.jobs, 1)
-        with (target / "log.txt").open("ab") as log:
+        with (job.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(
-                command,
+                [sys.executable, *job.arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads)} | tokens,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)} | job.environment,
                 pass_fds=[lock],
                 preexec_fn=_die_with_parent,
             )
 
     def _collect(self) -> list[Run]:
-        """The runs that have ended since the last call; a process that died without a word is recorded as failed."""
+        """The runs that have ended since the last call."""
         over = [(run, process) for run, process in self.running.values() if process.poll() is not None]
         for run, process in over:
             del self.running[run.name]
             self.ended.add(run.name)
-            if process.returncode != 0:
-                target = self.folder / RUNS_NAME / run.name
-                result = result_of(self.folder, run) or {"config": masked(run.options)}
-                if result.get("status") not in ("failed", "interrupted"):
-                    lines = (target / "log.txt").read_text(errors="replace").strip().splitlines()
-                    error = f"exit code {process.returncode}: {lines[-1] if lines else 'no output'}"
-                    write_results(target, result | {"status": "failed", "error": error})
+            record_end(self.folder, run, process.returncode)
         return [run for run, _ in over]
 
     def _epochs(self, wanted: list[Run]) -> tuple[float, float]:
