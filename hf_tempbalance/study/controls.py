@@ -9,8 +9,9 @@ from typing import Any
 from ..config import RENAMED, TempBalanceConfig
 from ..files import is_number
 from ..presets import PRESETS
+from ..run import PLAIN
 from .collect import Collected, Measured
-from .plan import Options, Study
+from .plan import METHOD, Options, Study
 
 
 CONTROLS = ("plain", "normalized", "shuffled", "by_type", "frozen")
@@ -54,12 +55,17 @@ class AtRate:
 def read_cell(options: Options) -> Cell:
     """Tell the settings of TempBalance from the other options, with presets and defaults filled in."""
     options = {RENAMED.get(key, key): value for key, value in options.items()}
-    given = {key: value for key, value in options.items() if key in SETTINGS or key == "preset"}
-    others = {key: value for key, value in options.items() if key not in given and key != "tempbalance"}
-    if not options.get("tempbalance"):
+    if METHOD in options:  # of any script
+        given, others = options[METHOD], _without(options, METHOD)
+        is_plain = given.get("preset") == PLAIN
+    else:  # of scripts/train.py
+        given = {key: value for key, value in options.items() if key in SETTINGS or key == "preset"}
+        others = {key: value for key, value in options.items() if key not in given and key != "tempbalance"}
+        is_plain = not options.get("tempbalance")
+    if is_plain:
         return Cell(None, others)
-    preset = PRESETS.get(str(given.pop("preset", "tempbalance")))
-    return Cell(SETTINGS | (preset.settings if preset else {}) | given, others)
+    preset = PRESETS.get(str(given.get("preset", "tempbalance")))
+    return Cell(SETTINGS | (preset.settings if preset else {}) | _without(given, "preset"), others)
 
 
 def control_of(cell: Cell, other: Cell) -> str | None:

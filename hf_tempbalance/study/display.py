@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..runs.intervals import Interval
 from .plan import Study
+from .values import is_maximized
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Display:
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
     @property
+    def title(self) -> str:
+        """The same for the beginning of a sentence; a name as programs have it, without spaces, stays as it is."""
+        name = self.name[0].upper() + self.name[1:] if " " in self.name else self.name
+        return f"{name} in percent" if self.unit else name
+
+    @property
     def better(self) -> str:
         """Which values are better, in a word."""
         return "larger" if self.maximize else "smaller"
@@ -47,7 +54,8 @@ class Display:
             return f"{value:{sign}.2f}"
         if not math.isfinite(sd) or sd <= 0:
             return f"{value:{sign}.4g}"
-        return f"{value:{sign}.{min(max(1 - math.floor(math.log10(sd)), 0), 10)}f}"
+        exponent = int(f"{sd:.1e}".rpartition("e")[2])  # of the spread as it is printed: 0.0099999 is 0.010
+        return f"{value:{sign}.{min(max(1 - exponent, 0), 10)}f}"
 
     def interval(self, value: Interval, *, signed: bool = False) -> str:
         """Mean, standard deviation and 95 % interval as text; "-" for no value."""
@@ -64,6 +72,14 @@ class Display:
         return f"{mean} +- {sd} [{low}, {high}]"
 
 
-def display_of(study: Study) -> Display:
-    """How the metric of a study is shown."""
-    return Display("test accuracy", 100.0, "%", "points", maximize=True)
+def display_of(study: Study, *, held_out: bool = False) -> Display:
+    """How the metric of a study is shown that is compared, or the one that tuned values are chosen by."""
+    maximize = is_maximized(study, held_out=held_out)
+    if study.metric is None:
+        return _accuracy("accuracy on held-out images" if held_out else "test accuracy", maximize)
+    name = study.metric.choose if held_out else study.metric.report
+    return _accuracy(name, maximize) if name.endswith("accuracy") else Display(name, 1.0, "", "", maximize)
+
+
+def _accuracy(name: str, maximize: bool) -> Display:
+    return Display(name, 100.0, "%", "points", maximize)

@@ -24,7 +24,7 @@ from .runner import RUNS_NAME
 
 # Told apart without colour as well; nine colours with six styles make eighteen pairs.
 STYLES = [("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1)), "v"), ((0, (1, 3)), "P")]
-# Okabe and Ito's, for the colour-blind, but for their yellow, which can't be seen on white; brown and grey beside them.
+# Okabe and Ito's, for the colour-blind; for their yellow, which can't be seen on white, there are brown and grey.
 COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4a12", "#8c8c8c"]
 FEWEST = 3  # runs of an interval that is drawn: that of two is 13 standard errors wide on each side
 ROW = 0.24  # inches of a line of a legend

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..files import masked, read_json, write_json, write_whole
+from ..files import finite, masked, read_json, write_json, write_whole
 from ..runs.history import HISTORY_NAME
 from ..runs.results import RESULTS_NAME
 from .collect import collect, first_with_history
@@ -40,6 +40,8 @@ def publish(source: Path, target: Path) -> None:
         folder = target / RUNS_NAME / one.run.name
         folder.mkdir(parents=True, exist_ok=True)
         results = _public(source / RUNS_NAME / one.run.name / RESULTS_NAME)
+        if one.layers:  # of the run of a script they come from its history, which stays behind
+            results.setdefault("layers", finite(one.layers))
         write_whole(folder / RESULTS_NAME, json.dumps(results) + "\n")
         if one.run.name in with_history:
             shutil.copyfile(source / RUNS_NAME / one.run.name / HISTORY_NAME, folder / HISTORY_NAME)

@@ -112,19 +112,18 @@ def _without_baseline(collected: Collected) -> list[str]:
 
 def _how_to_read(collected: Collected) -> list[str]:
     display = display_of(collected.study)
-    unit = " in percent" if display.unit else ""
-    points = ", in points" if display.unit else ""
-    name = display.name[0].upper() + display.name[1:]
+    points, chosen_by = ", in points" if display.unit else "", display_of(collected.study, held_out=True)
     return [
-        f"{name}{unit}, {display.better} is better: mean +- standard deviation over the seeds [95 % interval of the "
-        "mean, Student's t]. The difference is to the baseline of the same group over the same seeds"
-        f"{points}, of the last epoch.",
+        f"{display.title}, {display.better} is better: mean +- standard deviation over the seeds [95 % interval of "
+        "the mean, Student's t]. Compared is the last value, of the weights that a run ended with; the difference is "
+        f"to the baseline of the same group over the same seeds{points}.",
         "",
         '"Shown" stands only where the 95 % interval of the differences excludes 0 and Holm\'s corrected p value is '
         'below 0.05; all else is "not shown", which does not mean equal.',
         "",
-        "The best epoch is the best on the data that is reported, as the paper's code has it, and too good for that "
-        "reason. Seconds are of training and evaluation, without start-up.",
+        "The best value is chosen on the data that is reported, as the paper's code has it, and too good for that "
+        f"reason; the one beside it is of the evaluation with the best {chosen_by.name}. Seconds are of training and "
+        "evaluation, without start-up.",
     ]
 
 
@@ -147,7 +146,8 @@ def _comparisons(collected: Collected, comparisons: list[Comparison]) -> list[st
 
 def _tuning(collected: Collected, tune: Tuning) -> list[str]:
     """Held-out value of the metric for each value that was tried, and the difference to the baseline there."""
-    display, study = display_of(collected.study), collected.study
+    study = collected.study
+    display, chosen_by = display_of(study), display_of(study, held_out=True)
     names = [*study.axes, *(f"{value:g}" for value in tune.values)]
     tried, gains = [], []
     for cell in study.combinations():
@@ -156,9 +156,9 @@ def _tuning(collected: Collected, tune: Tuning) -> list[str]:
         }
         line = []
         for value, runs in found.items():
-            mean = math.fsum(display.value(m.held_out) for m in runs) / len(runs) if runs else math.nan
+            mean = math.fsum(chosen_by.value(m.held_out) for m in runs) / len(runs) if runs else math.nan
             mark = " (chosen)" if collected.chosen.get(tuple(cell.values())) == value else ""
-            line.append(display.number(mean) + mark)
+            line.append(chosen_by.number(mean) + mark)
         count, where = sum(map(len, found.values())), tables.edge(collected, cell)
         widen = {"lowest": "lowest: widen the grid", "highest": "highest: widen the grid", "only": "no choice"}
         chosen = tuple(cell.values()) in collected.chosen
@@ -167,7 +167,7 @@ def _tuning(collected: Collected, tune: Tuning) -> list[str]:
             differences = [display.interval(gain_at(collected, cell, value), signed=True) for value in tune.values]
             gains.append([*cell.values(), *differences])
     seeds = ", ".join(map(str, tune.seeds))
-    lines = [f"Seed{'s' if len(tune.seeds) > 1 else ''} {seeds}.", ""]
+    lines = [f"{chosen_by.title}, mean over the seeds {seeds}, {chosen_by.better} is better:", ""]
     lines += markdown_table([*names, "tuning runs", "the chosen one is"], tried)
     if gains:
         what = f"Difference to the baseline at the same {tune.option}, over these seeds, of the last {display.name}"

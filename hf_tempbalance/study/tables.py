@@ -102,7 +102,7 @@ def edge(collected: Collected, cell: dict[str, str]) -> str:
 def header(collected: Collected) -> list[str]:
     """Names of the columns of `cells_of`."""
     tuned = [collected.study.tune.option, "tuning runs"] if collected.study.tune else []
-    measures = ["last epoch", "best epoch", "epoch chosen on held-out data", "difference", "against the baseline"]
+    measures = ["last", "best", "chosen on held-out data", "difference", "against the baseline"]
     return [*collected.study.axes, *tuned, "runs", *measures, "seconds", "of them TempBalance"]
 
 

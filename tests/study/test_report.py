@@ -9,11 +9,12 @@ import math
 from pathlib import Path
 
 import pytest
-from synthetic_study import fill, results, study_in
+from synthetic_study import fill, results, results_of_script, study_in, write_history
 
 from hf_tempbalance.runs.results import write_results
 from hf_tempbalance.study.collect import Collected, collect
 from hf_tempbalance.study.comparisons import compare
+from hf_tempbalance.study.controls import controls
 from hf_tempbalance.study.plan import Run
 from hf_tempbalance.study.publish import publish
 from hf_tempbalance.study.report import markdown, write_tables
@@ -265,6 +266,59 @@ def test_latex_escapes_what_latex_would_read(tmp_path):
     text = write_tables(collect(folder), tmp_path)[-1].read_text()
     assert r"$\pm$" in text and r"0.50 \%" in text and "$<$ 0.001" in text
     assert text.count(r"\begin{tabular}") == 2 and text.count(r"\\") == 4 + 4  # a heading and rows in both
+
+
+def of_a_script(folder: Path, losses: dict[str, tuple[float, ...]], **keys) -> Collected:
+    """A study of train.py, whose runs are judged by eval_loss; method -> its value for each seed."""
+    folder.mkdir()
+    (folder.parent / "train.py").touch()
+    keys = {"script": "train.py", "metric": "eval_loss", "axes": {"method": list(losses)}} | keys
+    study = study_in(folder, {name: name for name in losses}, **keys)
+    for run in study.finals({}):
+        value = results_of_script(run.seed, losses[run.cell["method"]][run.seed - 1])
+        write_results(folder / RUNS_NAME / run.name, value)
+    return collect(folder)
+
+
+def test_a_smaller_loss_is_better_and_is_no_percentage(tmp_path):
+    losses = {"none": (1.5, 1.7, 1.6), "tempbalance": (1.4, 1.601, 1.499), "llrd": (1.9, 2.101, 2.0)}
+    collected = of_a_script(tmp_path / "lm", losses)
+    page = markdown(collected)
+    assert "eval_loss, smaller is better" in page and "percent" not in page.split("## Comparisons")[0]
+    verdicts = lines_of(page, "* **")
+    assert verdicts["tempbalance"].startswith("* **tempbalance**: better than none: shown; ")
+    assert verdicts["llrd"].startswith("* **llrd**: worse than none: shown; ")
+    # two digits of the spread of the differences, 0.001
+    assert "| -0.1000 +- 0.0010 [-0.1025, -0.0975] | better: shown |" in page
+    assert rows_of(collected)[0].best.mean == pytest.approx(1.6)  # the smallest of the curve
+
+
+def test_a_script_is_compared_by_one_metric_and_tuned_by_another(tmp_path):
+    metric = {"metric": {"choose": "eval_loss", "report": "test_loss"}}
+    collected = of_a_script(tmp_path / "lm", {"none": (1.5, 1.7, 1.6), "tempbalance": (1.4, 1.6, 1.5)}, **metric)
+    page = markdown(collected)
+    assert "test_loss, smaller is better" in page and "with the best eval_loss" in page
+    assert "better than none: not shown (all differences are the same: no interval)" in page
+
+
+def test_controls_are_found_among_presets_with_changes_too(tmp_path):
+    folder = tmp_path / "lm"
+    folder.mkdir()
+    (tmp_path / "train.py").touch()
+    methods = {"none": "none", "llr": "llr", "dealt": {"preset": "llr", "control": "shuffled"}}
+    keys = {"script": "train.py", "metric": "eval_loss", "axes": {"method": list(methods)}}
+    study = study_in(folder, methods, **keys)
+    assert controls(study, {"method": "llr"}) == [("plain", {"method": "none"}), ("shuffled", {"method": "dealt"})]
+
+
+def test_what_the_alphas_of_a_script_are_drawn_from_is_published(tmp_path):
+    folder, kept = tmp_path / "lm", tmp_path / "kept"
+    of_a_script(folder, {"none": (1.5, 1.7, 1.6), "tempbalance": (1.4, 1.6, 1.5)})
+    for seed in (1, 2):
+        write_history(folder, f"tempbalance--seed{seed}", [0.5, 1.5])
+    publish(folder, kept)
+    layers, same = ([measured.layers for measured in collect(place).finals] for place in (folder, kept))
+    assert layers == same and sum(map(bool, layers)) == 2
 
 
 PUBLISHED = sorted(
