@@ -123,7 +123,7 @@ def check(options: TextArguments) -> None:
 
 
 def check_model(name: str, value: str | None) -> None:
-    """Raises ValueError for a path that is no folder; whether a Hub id is one, the Hub must say."""
+    """Raise ValueError for a path that is no folder; whether a Hub id is one, the Hub must say."""
     if value is None or os.path.isdir(value):
         return
     if value.startswith((".", "/", "~")) or value.count("/") > 1:
@@ -160,7 +160,9 @@ def load_text(options: TextArguments, seed: int) -> TextSplits:
         unknown = sorted({str(label) for label in rows[label_column] if label not in numbers})
         if unknown:
             shown = ", ".join(unknown[:5])
-            raise ValueError(f"{where} has labels that the training split has not, in column {label_column!r}: {shown}.")
+            raise ValueError(
+                f"{where} has labels that the training split has not, in column {label_column!r}: {shown}."
+            )
         texts = [_all_text(rows, column, where) for column in columns[::2] if column]
         labels = np.array([numbers[label] for label in rows[label_column]], dtype=np.int64)
         return Split(texts[0], texts[1] if len(texts) > 1 else None, labels)
@@ -175,7 +177,9 @@ def load_text(options: TextArguments, seed: int) -> TextSplits:
             raise ValueError(f"split 'train' of {name} has {len(train)} texts: too few to hold out a tenth.")
     else:
         validation = read(eval_split)
-    test_split = options.test_split or ("test" if "test" in found and not _is_hidden(found["test"], label_column) else None)
+    test_split = options.test_split or (
+        "test" if "test" in found and not _is_hidden(found["test"], label_column) else None
+    )
     test = None if test_split is None else read(test_split)
     if options.max_train_samples is not None:
         train = train.select(_equal_parts(train.labels, class_names, options.max_train_samples, seed))
@@ -191,8 +195,12 @@ def make_model(
     options: TextArguments, class_names: Sequence[str], texts: Sequence[str]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a run. texts: those that the tokenizer is made from where no model is named."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
-    from transformers import BertForSequenceClassification
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        BertConfig,
+        BertForSequenceClassification,
+    )
 
     classes: dict[str, Any] = {
         "id2label": dict(enumerate(class_names)),

@@ -68,7 +68,7 @@ def open_text(dataset: str, config: str | None = None) -> DatasetDict:
 
 
 def check_column(dataset: str, column: str, columns: list[str]) -> None:
-    """Raises ValueError where a column is not there; the message names those that are."""
+    """Raise ValueError where a column is not there; the message names those that are."""
     if column not in columns:
         raise ValueError(f"{dataset} has no column {column!r}; it has {', '.join(columns)}.")
 
