@@ -1,4 +1,4 @@
-"""Text as blocks of tokens: a byte-level BPE made from the training split, documents packed end to end, both cached."""
+"""Text as blocks of tokens: a byte-level BPE made from the training split, packed documents, both cached."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def load_blocks(
         tokens = np.load(made / f"{name}.npy", mmap_mode="r")
         if len(tokens) < block_size:
             raise ValueError(
-                f"the {name} split of {dataset} has {len(tokens)} tokens, less than one block: block_size={block_size} "
-                "must be smaller, or the data larger."
+                f"the {name} split of {dataset} has {len(tokens)} tokens, less than one block: "
+                f"block_size={block_size} must be smaller, or the data larger."
             )
         blocks[name] = Blocks(tokens, block_size)
     return LanguageSplits(blocks["train"], blocks["validation"], blocks.get("test"), tokenizer)
@@ -176,10 +176,11 @@ def _cached(
     )
     for name, rows in splits.items():
         key.update(f"\0{name}\0".encode())
-        count = 0
-        for count, text in enumerate(_texts(rows, column), start=1):
+        is_empty = True
+        for text in _texts(rows, column):
             key.update(text.encode(errors="surrogatepass") + b"\0")
-        if not count:
+            is_empty = False
+        if is_empty:
             raise ValueError(f"the {name} split of {dataset} has no text in column {column!r}.")
     folder = cache_folder() / key.hexdigest()[:32]
     if folder.is_dir():

@@ -86,12 +86,14 @@ class LanguageModelTrainer(Trainer):
         self.embedding_lr_factor = embedding_lr_factor
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As Trainer's, for evaluation and prediction, with ``..._perplexity`` beside each ``..._loss``."""
         output = super().evaluation_loop(*args, **kwargs)
         for name in [name for name in output.metrics if name.endswith("_loss")]:
             output.metrics[name.removesuffix("loss") + "perplexity"] = perplexity(output.metrics[name])
         return output
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Trainer's, with groups of their own for embedding and head where they train at another rate."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if is_new and self.embedding_lr_factor != 1:

@@ -24,8 +24,8 @@ class TextArguments:
     dataset: str = field(
         default=EMBEDDED,
         metadata={
-            "help": "Hub id, local folder, or one csv, tsv, json, jsonl or parquet file; python-docs tells chapters of "
-            "the Python documentation apart and needs no download."
+            "help": "Hub id, local folder, or one csv, tsv, json, jsonl or parquet file; python-docs tells chapters "
+            "of the Python documentation apart and needs no download."
         },
     )
     model_name_or_path: str | None = field(

@@ -1,4 +1,4 @@
-"""What the plain Trainer scripts do alike: the output folder, training or going on with it, the measuring at the end."""
+"""What the plain Trainer scripts do alike: the output folder, training, the measuring at the end."""
 
 from __future__ import annotations
 
