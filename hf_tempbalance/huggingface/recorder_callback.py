@@ -67,13 +67,13 @@ class Record(ResultsFile):
             os.replace(self.path, kept)
         self.path = kept
 
-    def finish(self, error: str | None) -> None:
-        """The script is over. error: what it ended with while this was its training, or after it."""
+    def finish(self, error: str | None, status: str = "failed") -> None:
+        """The script is over. error: what it ended with while this was its training, or after it; status: then."""
         if self.is_running:
             self.stop_clock()
             error = error or "training did not come to its end"
         if error is not None:
-            self.results |= {"status": "failed", "error": error}
+            self.results |= {"status": status, "error": error}
         self.write()
 
 
