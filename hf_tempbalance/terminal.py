@@ -40,7 +40,8 @@ def missing(error: ImportError) -> str:
 
 def screen_width() -> int | None:
     """Cells of a line of stdout: the terminal's, or what COLUMNS says; None in a pipe, where a line has no end."""
-    is_set = os.environ.get("COLUMNS", "").isdigit()
+    # With LINES beside it nobody said it: readline puts both into the environment of a program's children.
+    is_set = os.environ.get("COLUMNS", "").isdigit() and "LINES" not in os.environ
     return shutil.get_terminal_size().columns if is_set or sys.stdout.isatty() else None
 
 

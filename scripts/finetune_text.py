@@ -80,7 +80,7 @@ def train(options: TextArguments, tempbalance: TempBalanceConfig, args: TempBala
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, set_seed
 
     from hf_tempbalance import TempBalanceTrainer
-    from hf_tempbalance.huggingface.epoch_lines import quiet_saves
+    from hf_tempbalance.huggingface.progress_callback import quiet_saves
     from hf_tempbalance.tasks.metrics import compute_accuracy, predicted_class
 
     quiet_saves()

@@ -38,7 +38,7 @@ def train(options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalan
     """Train in an output folder that no other process is in."""
     from transformers import set_seed
 
-    from hf_tempbalance.huggingface.epoch_lines import quiet_saves
+    from hf_tempbalance.huggingface.progress_callback import quiet_saves
     from hf_tempbalance.huggingface.results_callback import ResultsCallback
 
     quiet_saves()

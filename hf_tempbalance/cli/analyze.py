@@ -15,8 +15,21 @@ from typing import Any, get_args
 from ..config import Fit
 from ..files import file_stem
 from ..terminal import printable, screen_width
-from .columns import COLUMNS, FIRST, IN_TERMINAL, LEFT, LOWER, SHOWN, SPIKES, TEXTS, UPPER, WITH_LIMITS
-from .columns import as_text, in_terminal, row_of
+from .columns import (
+    COLUMNS,
+    FIRST,
+    IN_TERMINAL,
+    LEFT,
+    LOWER,
+    SHOWN,
+    SPIKES,
+    TEXTS,
+    UPPER,
+    WITH_LIMITS,
+    as_text,
+    in_terminal,
+    row_of,
+)
 
 
 # Imported inside the commands: --help must be instant.
@@ -154,7 +167,7 @@ def _print(
     if width is not None:  # a column that says nothing is no column
         columns = {name: texts for name, texts in columns.items() if any(texts)}
     pairs = [tuple(short.get(f"{pair} {side}", "") for side in "AB") for pair in PAIRS]
-    first = [pairs[0], "difference", *pairs[1:]] if short else FIRST
+    first: list[str | tuple[str, ...]] = [pairs[0], "difference", *pairs[1:]] if short else [*FIRST]
     table = lay_out(columns, width, first=first, left=LEFT)
     above = None
     if caption is not None and width is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..config import Fit
+
 
 if TYPE_CHECKING:
     from ..spectra.analysis import LayerSpectrum
 
-WITH_LIMITS = "goodness-of-fit"  # the one fit whose exponents WeightWatcher's limits are made for
+WITH_LIMITS: Fit = "goodness-of-fit"  # the one fit whose exponents WeightWatcher's limits are made for
 LOWER, UPPER = 2, 6
 # Column -> value, in WeightWatcher's words where it has one.
 COLUMNS = {

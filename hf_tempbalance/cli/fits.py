@@ -15,8 +15,8 @@ from .columns import WITH_LIMITS
 
 
 # Options of TempBalanceConfig that an exponent depends on.
-OF_A_FIT = ("fit", "xmin_pos", "filter_zeros", "zero_threshold", "bins", "conv_norm")
-OF_A_FIT += ("window_rows", "window_aspect", "window_samples")
+OF_A_FIT = ["fit", "xmin_pos", "filter_zeros", "zero_threshold", "bins", "conv_norm"]
+OF_A_FIT += ["window_rows", "window_aspect", "window_samples"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Chosen:
 
     def words(self) -> str:
         """The fit, as it stands beside exponents."""
-        config, told = self.config, [self.config.fit]
+        config = self.config
+        told: list[str] = [config.fit]
         if config.fit == "median" and config.xmin_pos != TempBalanceConfig().xmin_pos:
             told.append(f"xmin_pos {config.xmin_pos:g}")
         if config.window_rows:

@@ -103,8 +103,7 @@ def _several(folder: Path, places: list[Path], index: Path) -> None:
         rows.append(row)
     environment = Environment(loader=PackageLoader("hf_tempbalance.runs"), autoescape=True, trim_blocks=True)
     title = printable(folder.resolve().name)
-    page = environment.get_template("runs.html").render(title=title, rows=rows, version=__version__)
-    write_whole(index, page)
+    write_whole(index, environment.get_template("runs.html").render(title=title, rows=rows, version=__version__))
     print(printable(f"{index}: links to all {len(rows)}"))
 
 

@@ -1,4 +1,4 @@
-"""Tables for a terminal: columns leave whole, the least important first, and nothing is cut but the middle of a name."""
+"""Tables for a terminal: columns leave whole, the least important first; only a name is cut, in its middle."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def lay_out(
         has_parts: whether the names have parts between dots, of which a beginning that is shared can be taken out.
     """
     head, *others = columns
-    names, notes = list(columns[head]), []
+    names, notes = list(columns[head]), list[str]()
     chosen = others
     if width is not None:
         names, notes = _without_shared_start(names) if has_parts else (names, [])
@@ -74,7 +74,7 @@ def lay_out(
 
 
 def shortened(names: Sequence[str], room: int) -> list[str]:
-    """Names of at most so many cells, their middle left out. What differs stays different: by its number, if need be."""
+    """Names of at most so many cells, without their middle. What differs stays different, by its number if need be."""
     tried = [[_cut(name, room, share, DOTS) for name in names] for share in (0.3, 0.5, 0.1, 0.7)]
     for cut in tried:
         if len(set(cut)) == len(set(names)):

@@ -22,7 +22,7 @@ from ..config import TempBalanceConfig
 from ..runs.checkpoints import resolve
 from ..spectra.layers import unwrap
 from .callback import TempBalanceCallback
-from .epoch_lines import EpochLines
+from .progress_callback import EpochLines
 from .training_args import TempBalanceTrainingArguments, output_folder
 
 

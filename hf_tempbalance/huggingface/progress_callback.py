@@ -1,4 +1,4 @@
-"""What a `TempBalanceTrainer` prints while it trains: a line of numbers for each step at which something was logged."""
+"""What a `TempBalanceTrainer` prints while it trains: a line for each step at which something was logged."""
 
 from __future__ import annotations
 
@@ -53,10 +53,15 @@ class EpochLines(ProgressCallback):
         self._print_line(args, state)
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
     ) -> None:
         if not args.disable_tqdm and sys.stderr.isatty():
-            super().on_prediction_step(args, state, control, **kwargs)
+            super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
 
     def on_log(
         self,
