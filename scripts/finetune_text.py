@@ -8,17 +8,20 @@
 
 --dataset is a Hub id, a folder with files of each split, or one CSV, JSON lines or parquet file, of which a tenth is
 held out. Options come from --config FILE.yaml; flags win. The output folder gets checkpoints, the fine-tuned model
-with its tokenizer, and ``tempbalance_history.jsonl``.
+with its tokenizer, ``results.json`` and ``tempbalance_history.jsonl``; with --push_to_hub true the Hub gets it with a
+model card.
 """
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
+from hf_tempbalance.files import masked
 from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
 from hf_tempbalance.runs.output import checkpoint_to_resume, how_to_go_on, locked, remove_run
 
@@ -80,6 +83,9 @@ def train(options: TextArguments, tempbalance: TempBalanceConfig, args: TempBala
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, set_seed
 
     from hf_tempbalance import TempBalanceTrainer
+    from hf_tempbalance.huggingface.results_callback import ResultsCallback
+    from hf_tempbalance.huggingface.trained_on import base_model_of, data_facts
+    from hf_tempbalance.runs.card_facts import DataFacts
     from hf_tempbalance.tasks.metrics import compute_accuracy, predicted_class
 
     is_first = args.process_index == 0
@@ -111,14 +117,29 @@ def train(options: TextArguments, tempbalance: TempBalanceConfig, args: TempBala
         preprocess_logits_for_metrics=predicted_class,
         tempbalance=tempbalance if options.tempbalance else None,
     )
+    data = DataFacts.named(options.dataset, options.dataset_config, options.eval_split).or_else(data_facts(*splits))
+    about = {"settings": tempbalance.to_dict(), "base_model": base_model_of(model), "train_examples": len(splits[0])}
+    settings = {
+        "config": asdict(options) | about | data.to_options(),
+        "arguments": json.loads(args.to_json_string()),
+    }
+    results = ResultsCallback(masked(settings), is_resumed=checkpoint is not None)
+    trainer.add_callback(results)
     if options.overwrite_output_dir and is_first:
         remove_run(args.output_dir)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        trainer.save_metrics("eval", trainer.evaluate(), combined=False)
     except KeyboardInterrupt as error:
+        results.finish(trainer, "interrupted")
         raise KeyboardInterrupt(how_to_go_on(args.output_dir)) from error
-    trainer.save_model()
-    trainer.save_metrics("eval", trainer.evaluate(), combined=False)
+    except BaseException as error:
+        results.finish(trainer, "failed", f"{type(error).__name__}: {error}")
+        raise
+    results.finish(trainer, "finished")
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset=data.name, dataset_tags=data.id)
 
 
 def load_text(options: TextArguments, seed: int) -> tuple[tuple[Any, Any], list[str]]:

@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainer, TempBalanceTrainingArguments
 from hf_tempbalance.runs.history import HISTORY_NAME
-from hf_tempbalance.runs.modelcard import PICTURE_NAME, write_model_card
+from hf_tempbalance.runs.modelcard import LAYERS_NAME, write_model_card
 from hf_tempbalance.runs.run import Run, read_run
 
 
@@ -66,8 +66,8 @@ def test_a_card_has_the_hub_s_metadata_results_settings_and_picture(tmp_path):
     last = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry][-1]
     assert (result.dataset_name, result.dataset_type, result.metric_value) == ("my reviews", "me/reviews", last)
     assert 'pipeline("text-classification", model="net")' in card.text
-    assert "min_eigenvalues: 1" in card.text and f"]({PICTURE_NAME})" in card.text
-    assert (tmp_path / PICTURE_NAME).read_bytes().startswith(b"\x89PNG")
+    assert "min_eigenvalues: 1" in card.text and f"]({LAYERS_NAME})" in card.text
+    assert (tmp_path / LAYERS_NAME).read_bytes().startswith(b"\x89PNG")
     means = [look["multiplier_mean"] for look in read_run(tmp_path).looks]
     assert f"mean multiplier, by parameters, was {means[0]:.2f} at first and {means[-1]:.2f} at the end" in card.text
     assert "Each layer had its own learning rate" in card.text and "alpha_relative between" in card.text
