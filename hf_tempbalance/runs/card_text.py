@@ -39,7 +39,7 @@ MAX_CHANGES = 8  # settings that are told in the text; all of them are in the li
 
 def summary(run: Run, config: dict[str, Any], dataset: str | None, base: Any) -> Markdown:
     """A sentence or two: which network, from what, on what, for how long."""
-    words = escape(config.get("architecture") or (config.get("architectures") or ["A model"])[0])
+    words: str = escape(config.get("architecture") or (config.get("architectures") or ["A model"])[0])
     if isinstance(base, str) and base:  # several are in the metadata alone
         words += f", fine-tuned from [{escape(base)}](https://huggingface.co/{link(base)})"
     if dataset:
@@ -156,12 +156,17 @@ def _installed(packages: Sequence[str]) -> dict[str, str]:
 
 def package() -> Markdown:
     """The package's name, as a link where its metadata has an address."""
-    name = code("hf_tempbalance")
     try:
-        about = metadata("hf_tempbalance")
+        about = metadata("hf_tempbalance").json
     except PackageNotFoundError:  # from a checkout
-        return name
-    addresses = [entry.partition(",")[2].strip() for entry in about.get_all("Project-URL") or []]
-    addresses += [about.get("Home-page") or ""]
+        about = {}
+    return named(about)
+
+
+def named(about: dict[str, Any]) -> Markdown:
+    """The same, of the metadata as ``importlib.metadata`` has it in JSON."""
+    name = code("hf_tempbalance")
+    addresses = [entry.partition(",")[2].strip() for entry in about.get("project_url", [])]
+    addresses.append(about.get("home_page") or "")
     address = next((address for address in addresses if address.startswith("https://")), None)
     return Markdown(f"[{name}]({address})") if address else name
