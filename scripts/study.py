@@ -23,6 +23,8 @@ from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
 from hf_tempbalance.huggingface.training_args import TempBalanceTrainingArguments
 from hf_tempbalance.study.command import make_job
 from hf_tempbalance.study.cost import Estimator, from_finished
+from hf_tempbalance.study.executors import Executor
+from hf_tempbalance.study.executors.local import LocalExecutor
 from hf_tempbalance.study.plan import Run, Study, matching
 from hf_tempbalance.study.runner import Outcome, Runner, choose, claim, has_ended, is_finished
 from hf_tempbalance.study.script_study import check_methods
@@ -44,7 +46,18 @@ def main() -> None:
     runs.add_argument("--output_dir", type=Path, help="folder of the study; runs/studies/NAME if not given")
     runs.add_argument("--dry-run", action="store_true", help="list the runs and what they will cost")
     runs.add_argument("--only", metavar="PATTERN", help="runs whose name matches, such as 'resnet18*--sgd--*'")
-    runs.add_argument("--jobs", type=int, default=1, help="runs at a time; the CPU cores are divided among them")
+    runs.add_argument("--jobs", type=int, help="runs at a time: 1 on this machine, on a cluster what it has room for")
+    runs.add_argument(
+        "--cpus", type=float, help="CPU cores of each run; this machine's divided by --jobs, or 1 of Ray's"
+    )
+    runs.add_argument(
+        "--gpus", type=float, help="GPUs of each run; 1 on a machine that has any, 0 of Ray's; Ray takes 0.5"
+    )
+    runs.add_argument("--fresh", action="store_true", help="start a Python for each run, which takes longer; see docs")
+    runs.add_argument("--on", choices=["local", "ray"], default="local", help="where: this machine or a Ray cluster")
+    runs.add_argument(
+        "--address", help="of the Ray cluster, HOST:PORT; RAY_ADDRESS or one on this machine if not given"
+    )
     runs.add_argument("--processes", type=int, default=1, help="devices of each run, with accelerate launch")
     runs.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="seeds, or an option of train")
     runs.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
@@ -62,8 +75,10 @@ def run_command(options: argparse.Namespace) -> None:
     study = load_study(options.study, options.set)
     check_options(study)
     folder = options.output_dir or Path("runs", "studies", study.name)
-    if options.jobs < 1 or options.processes < 1:
-        raise ValueError(f"--jobs {options.jobs} and --processes {options.processes} must be 1 or larger.")
+    for name, least in (("jobs", 1), ("processes", 1), ("cpus", 0.001), ("gpus", 0)):
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"--{name} {value} must be {least} or larger.")
     if options.dry_run:
         dry_run(study, folder, options)
         return
@@ -71,7 +86,7 @@ def run_command(options: argparse.Namespace) -> None:
     if options.processes > 1:
         launch = ("-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={options.processes}")
     job_of = partial(make_job, study, train=TRAIN, launch=launch)
-    runner = Runner(study, folder, job_of, jobs=options.jobs, only=options.only)
+    runner = Runner(study, folder, job_of, executor_of(options), only=options.only)
     claim(study, folder)
     try:
         with ConsoleProgress(study, "runs" if runner.epochs is None else "epochs") as progress:
@@ -79,6 +94,27 @@ def run_command(options: argparse.Namespace) -> None:
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("The same command goes on from the last checkpoints.") from error
     finish(outcome, folder)
+
+
+def executor_of(options: argparse.Namespace) -> Executor:
+    """Where the runs take place."""
+    gpus = options.processes if options.gpus is None and options.processes > 1 else options.gpus
+    if options.on == "ray":
+        if options.fresh:
+            raise ValueError("--fresh is for this machine: on a cluster every run starts a Python of its own.")
+        from hf_tempbalance.study.executors.on_ray import RayExecutor
+
+        return RayExecutor(options.address, jobs=options.jobs, cpus=options.cpus or 1, gpus=gpus or 0)
+    if options.address is not None:
+        raise ValueError(f"--address {options.address} is that of a Ray cluster. Add --on ray.")
+    for name in ("cpus", "gpus"):
+        value = getattr(options, name)
+        if value is not None and value != int(value):
+            raise ValueError(
+                f"--{name} {value} is for --on ray. Here runs share GPUs when --jobs is larger than those."
+            )
+    whole = [None if value is None else int(value) for value in (options.cpus, gpus)]
+    return LocalExecutor(options.jobs or 1, cpus=whole[0], gpus=whole[1], fresh=options.fresh)
 
 
 def report_command(options: argparse.Namespace) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +16,7 @@ from ..files import is_number, masked, write_json
 from ..run import PROG
 from ..runs.output import locked
 from ..runs.results import RESULTS_NAME, read_results, write_results
+from .executors import LOG_NAME, Executor, Handle
 from .job import Job
 from .plan import Run, Study, matching
 from .study_file import STUDY_NAME, read_study
@@ -27,7 +24,7 @@ from .values import better_first, curve_and_value, why_not_counted
 
 
 RUNS_NAME = "runs"
-POLL_SECONDS = 1.0
+PROGRESS_SECONDS = 1.0
 
 
 class Progress(Protocol):
@@ -97,20 +94,33 @@ def has_ended(folder: Path, run: Run) -> bool:
     return result is not None and result["status"] in ("finished", "failed")
 
 
-def record_end(folder: Path, run: Run, code: int) -> None:
+def record_end(folder: Path, run: Run, code: int, why: str = "") -> None:
     """Record a run as failed that has ended without its own word for it, with the last line of its log.
 
-    code: that its process ended with. One that ended with 0 and has no results made no Trainer, or put them elsewhere.
+    Args:
+        code: that its process ended with, negative for a signal. One that ended with 0 and has no results made no
+            Trainer, or put them elsewhere.
+        why: it ended so, where that is not in its log.
     """
     target = folder / RUNS_NAME / run.name
     result = result_of(folder, run) or {"config": masked(run.options)}
     if result.get("status") in ("failed", "interrupted") or (code == 0 and result.get("status") == "finished"):
         return
-    lines = (target / "log.txt").read_text(errors="replace").strip().splitlines()
-    if code:  # the script's own last words, and not what has been left of the run
-        lines = [line for line in lines if not line.startswith(f"{PROG}: ")]
-    what = f"exit code {code}" if code else f"it ended without {RESULTS_NAME} in its folder"
-    write_results(target, result | {"status": "failed", "error": f"{what}: {lines[-1] if lines else 'no output'}"})
+    if not why:
+        log = target / LOG_NAME
+        lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+        if code:  # the script's own last words, and not what has been left of the run
+            lines = [line for line in lines if not line.startswith(f"{PROG}: ")]
+        why = lines[-1] if lines else "no output"
+    write_results(target, result | {"status": "failed", "error": f"{_ending(code)}: {why}"})
+
+
+def _ending(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "killed by signal 9, probably out of memory"
+    if code < 0:
+        return f"killed by signal {-code}"
+    return f"exit code {code}" if code else f"it ended without {RESULTS_NAME} in its folder"
 
 
 def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> dict[tuple[str, ...], Any]:
@@ -156,13 +166,13 @@ def epochs_of(study: Study) -> dict[str, float] | None:
 
 
 class Runner:
-    """Starts the runs of a study, ``jobs`` at a time.
+    """Starts the runs of a study, as many at a time as the executor takes.
 
     Args:
         study: what to run.
         folder: of the study, claimed; each run has a folder below it.
-        job_of: makes the `Job` of a run in a folder, as `command.make_job` does.
-        jobs: runs at a time; the CPU cores are divided among them.
+        job_of: makes the `Job` of a run in a folder, as `command.make_job` does; on a cluster it is pickled.
+        executor: where the runs take place; it is closed at the end.
         only: shell pattern of the names to run.
     """
 
@@ -171,13 +181,13 @@ class Runner:
         study: Study,
         folder: Path,
         job_of: Callable[[Run, Path], Job],
+        executor: Executor,
         *,
-        jobs: int = 1,
         only: str | None = None,
     ) -> None:
-        self.study, self.folder, self.job_of, self.jobs, self.only = study, folder, job_of, jobs, only
+        self.study, self.folder, self.job_of, self.executor, self.only = study, folder, job_of, executor, only
         self.ended: set[str] = set()  # in this process, finished or failed
-        self.running: dict[str, tuple[Run, subprocess.Popen]] = {}
+        self.running: dict[str, tuple[Run, Handle]] = {}
         self.epochs = epochs_of(study)
         matching(study.possible_runs(), only)  # a pattern that matches nothing is a mistake
 
@@ -196,16 +206,18 @@ class Runner:
                         self._check_counts(run)
                     wanted = self.wanted()
                     waiting = [run for run in wanted if not self._is_over(run) and run.name not in self.running]
-                    while waiting and len(self.running) < self.jobs:
+                    while waiting and len(self.running) < self.executor.capacity:
                         run = waiting.pop(0)
-                        self.running[run.name] = (run, self._start(run, lock))
+                        target = (self.folder / RUNS_NAME / run.name).absolute()
+                        self.running[run.name] = (run, self.executor.start(partial(self.job_of, run, target), lock))
                     progress.update(*self._done(wanted), list(self.running))
                     if not self.running:
                         break
-                    time.sleep(POLL_SECONDS)
+                    self.executor.wait(PROGRESS_SECONDS)
             finally:
-                for _, process in self.running.values():
-                    process.terminate()
+                for _, handle in self.running.values():
+                    handle.terminate()
+                self.executor.close()
         return self._outcome()
 
     def wanted(self) -> list[Run]:
@@ -235,27 +247,17 @@ class Runner:
         result = result_of(self.folder, run) if self._is_over(run) else None
         return result is not None and result["status"] != "interrupted"
 
-    def _start(self, run: Run, lock: int) -> subprocess.Popen:
-        job = self.job_of(run, self.folder / RUNS_NAME / run.name)
-        threads = max((os.cpu_count() or 1) // self.jobs, 1)
-        with (job.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, *job.arguments],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads)} | job.environment,
-                pass_fds=[lock],
-                preexec_fn=_die_with_parent,
-            )
-
     def _collect(self) -> list[Run]:
         """The runs that have ended since the last call."""
-        over = [(run, process) for run, process in self.running.values() if process.poll() is not None]
-        for run, process in over:
-            del self.running[run.name]
-            self.ended.add(run.name)
-            record_end(self.folder, run, process.returncode)
-        return [run for run, _ in over]
+        over = []
+        for run, handle in list(self.running.values()):
+            code = handle.poll()
+            if code is not None:
+                del self.running[run.name]
+                self.ended.add(run.name)
+                record_end(self.folder, run, code, handle.why)
+                over.append(run)
+        return over
 
     def _done(self, wanted: list[Run]) -> tuple[float, float]:
         """How many epochs of these runs are done, and all of them; runs where their epochs are not known."""
@@ -281,9 +283,3 @@ class Runner:
         return Outcome(
             sum(result is not None and result["status"] == "finished" for result in results.values()), failed
         )
-
-
-def _die_with_parent() -> None:
-    """A run must not go on behind the back of a runner that was killed and started again (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
