@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..runs.intervals import Interval, interval
+from ..runs.intervals import Interval, half_width, interval
 from .collect import Collected, Measured
 from .comparisons import Comparison
 from .display import display_of
+from .statistics import detectable
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,12 @@ def markdown_table(names: list[str], body: list[list[str]]) -> list[str]:
     """The lines of a table."""
     rows_of_text = [[cell.replace("|", "\\|") for cell in row] for row in (names, ["---"] * len(names), *body)]
     return ["| " + " | ".join(row) + " |" for row in rows_of_text]
+
+
+def seeds_table(sd: float, seeds: Sequence[int]) -> list[str]:
+    """What numbers of paired seeds show of differences with this standard deviation: the lines of a table."""
+    body = [[str(n), f"{half_width(sd, n):.3g}", f"{detectable(sd, n):.3g}"] for n in seeds]
+    return markdown_table(["seeds", "half width of the interval", "difference shown with 80 % probability"], body)
 
 
 def _tabular(texts: int, names: list[str], body: list[list[str]]) -> str:
