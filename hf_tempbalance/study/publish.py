@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..files import finite, masked, read_json, write_json, write_whole
 from ..runs.history import HISTORY_NAME
 from ..runs.results import RESULTS_NAME
 from .collect import collect, first_with_history
+from .compact import compact_results, copy_history
 from .runner import RUNS_NAME
 from .study_file import STUDY_NAME, read_study
 
@@ -39,12 +39,12 @@ def publish(source: Path, target: Path) -> None:
     for one in (*collected.trials, *collected.finals):
         folder = target / RUNS_NAME / one.run.name
         folder.mkdir(parents=True, exist_ok=True)
-        results = _public(source / RUNS_NAME / one.run.name / RESULTS_NAME)
+        results = compact_results(_public(source / RUNS_NAME / one.run.name / RESULTS_NAME))
         if one.layers:  # of the run of a script they come from its history, which stays behind
             results.setdefault("layers", finite(one.layers))
         write_whole(folder / RESULTS_NAME, json.dumps(results) + "\n")
         if one.run.name in with_history:
-            shutil.copyfile(source / RUNS_NAME / one.run.name / HISTORY_NAME, folder / HISTORY_NAME)
+            copy_history(source / RUNS_NAME / one.run.name / HISTORY_NAME, folder / HISTORY_NAME)
 
 
 def _public(path: Path) -> Any:
