@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
-from synthetic_study import fill, study_in
+from synthetic_study import fill, results, study_in
 
+from hf_tempbalance.runs.results import write_results
 from hf_tempbalance.study.collect import Collected, collect
 from hf_tempbalance.study.pictures import plot_curves, plot_gains, plot_seeds, write_pictures
+from hf_tempbalance.study.runner import RUNS_NAME
 
 
 NINE = {name: {"optimizer": name} for name in "abcdefghi"}
@@ -26,6 +28,15 @@ def test_pictures_are_written_for_what_there_is(tmp_path):
     paths = write_pictures(collected, tmp_path / "small", tmp_path / "pictures")
     assert [path.name for path in paths] == ["curves.png", "seeds.png", "alphas.png"]
     assert all(path.stat().st_size > 5000 for path in paths)
+
+
+def test_one_evaluation_at_the_end_makes_no_curve(tmp_path):
+    folder = tmp_path / "small"
+    made = study_in(folder)
+    for run in made.finals({}):
+        found = results(run.seed, 50.0 + run.seed)
+        write_results(folder / RUNS_NAME / run.name, found | {"epochs": found["epochs"][-1:]})
+    assert plot_curves(collect(folder)) is None
 
 
 @pytest.mark.parametrize(("seeds", "bands"), [([1, 2], 0), ([1, 2, 3], 3)])
