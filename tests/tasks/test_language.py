@@ -174,7 +174,7 @@ def test_embedding_and_head_alone_train_at_their_own_rate_and_the_schedule_goes_
 
 def test_the_script_measures_perplexity_and_a_method_sees_the_blocks_of_plain_training(tmp_path):
     plain = run_script(tmp_path, "--preset", "none", str(SCRIPT), *SHORT, "--save_strategy=no", "--output_dir=plain")
-    balance = ["--preset", "llr", "--update_unit", "step", "--update_interval", "4"]
+    balance = ["--preset", "llr", "--update_unit", "step", "--update_interval", "4", "--ramp_steps", "2"]
     balanced = run_script(tmp_path, *balance, str(SCRIPT), *SHORT, "--save_strategy=no", "--output_dir=balanced")
     assert (plain.code, balanced.code) == (0, 0), plain.err + balanced.err
     found = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in ("plain", "balanced")}
