@@ -189,6 +189,7 @@ def _cached(
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(prefix="making-", dir=folder.parent))
+    making.chmod(0o755)  # others may read what is in a cache that is shared
     try:
         if tokenizer is None:
             tokenizer = make_tokenizer(_texts(splits["train"], column), vocab_size)
