@@ -9,15 +9,17 @@
 The task is that of scripts/text_classification.py, with `TempBalanceTrainer`. --dataset is a Hub id, a folder with
 files of each split, or one CSV, JSON lines or parquet file. What is measured: eval_accuracy on the validation split
 (else a tenth that is held out) and, at the end, test_accuracy on the test split. Options come from --config FILE.yaml;
-flags win. The output folder gets checkpoints, the fine-tuned model with its tokenizer, and
-``tempbalance_history.jsonl``.
+flags win. The output folder gets checkpoints, the fine-tuned model with its tokenizer, ``results.json`` and
+``tempbalance_history.jsonl``; with --push_to_hub true the Hub gets it with a model card.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
+from hf_tempbalance.files import masked
 from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
 from hf_tempbalance.tasks.text_classification import RECIPE, TextArguments, check, make_trainer
 from hf_tempbalance.tasks.training import output_folder_for_us, train_and_measure
@@ -40,6 +42,9 @@ def main() -> None:
     from transformers import set_seed
 
     from hf_tempbalance import TempBalanceTrainer
+    from hf_tempbalance.huggingface.results_callback import ResultsCallback
+    from hf_tempbalance.huggingface.trained_on import base_model_of
+    from hf_tempbalance.runs.card_facts import DataFacts
 
     parser = ConfigArgumentParser(
         (FinetuneArguments, TempBalanceConfig, TempBalanceTrainingArguments), description=__doc__
@@ -51,7 +56,26 @@ def main() -> None:
         set_seed(args.seed)
         balance = tempbalance if options.tempbalance else None
         trainer, test = make_trainer(options, args, TempBalanceTrainer, tempbalance=balance)
-        train_and_measure(trainer, test, checkpoint, overwrite=options.overwrite_output_dir)
+        data = DataFacts.named(options.dataset, options.dataset_config, options.eval_split)
+        about = {"settings": tempbalance.to_dict(), "base_model": base_model_of(trainer.model)}
+        about |= {"train_examples": len(trainer.train_dataset)}
+        settings = {
+            "config": asdict(options) | about | data.to_options(),
+            "arguments": json.loads(args.to_json_string()),
+        }
+        results = ResultsCallback(masked(settings), is_resumed=checkpoint is not None)
+        trainer.add_callback(results)
+        try:
+            train_and_measure(trainer, test, checkpoint, overwrite=options.overwrite_output_dir)
+        except KeyboardInterrupt:
+            results.finish(trainer, "interrupted")
+            raise
+        except BaseException as error:
+            results.finish(trainer, "failed", f"{type(error).__name__}: {error}")
+            raise
+        results.finish(trainer, "finished")
+        if args.push_to_hub:
+            trainer.push_to_hub(dataset=data.name, dataset_tags=data.id)
 
 
 if __name__ == "__main__":
