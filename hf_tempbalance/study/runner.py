@@ -190,7 +190,10 @@ class Runner:
                     while waiting and len(self.running) < self.executor.capacity:
                         run = waiting.pop(0)
                         target = (self.folder / RUNS_NAME / run.name).absolute()
-                        self.running[run.name] = (run, self.executor.start(partial(self.job_of, run, target), lock))
+                        self.running[run.name] = (
+                            run,
+                            self.executor.start(target, partial(self.job_of, run, target), lock),
+                        )
                     progress.update(*self._epochs(wanted), list(self.running))
                     if not self.running:
                         break
