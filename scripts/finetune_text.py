@@ -80,10 +80,8 @@ def train(options: TextArguments, tempbalance: TempBalanceConfig, args: TempBala
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, set_seed
 
     from hf_tempbalance import TempBalanceTrainer
-    from hf_tempbalance.huggingface.progress_callback import quiet_saves
     from hf_tempbalance.tasks.metrics import compute_accuracy, predicted_class
 
-    quiet_saves()
     is_first = args.process_index == 0
     overwrite = options.overwrite_output_dir or (not is_first and args.resume_from_checkpoint is None)
     checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, overwrite=overwrite)
