@@ -1,7 +1,7 @@
 """What the commands print at 80, 100 and 160 columns, of weights and runs that are the same on every machine.
 
-The screens are kept in tests/golden/screens. ``PYTHONPATH=tests:scripts python tests/screens.py`` writes them anew: look
-at the difference before it is committed.
+The screens are kept in tests/golden/screens. ``PYTHONPATH=tests:scripts python tests/screens.py`` writes them anew;
+look at the difference before it is committed.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ def run(
     names = names or tuple(RESNET)
     layers = [{"name": name, "excluded_by": None, "alpha_start": 3.0, "alpha_end": alpha} for name in names]
     log = [{"epoch": epoch, "step": 10 * epoch, "loss": 2 / epoch, "learning_rate": 0.05} for epoch in (1, 2)]
+    gain = 0.0 if plain else 0.01 + 0.002 * seed
     log += [
-        {"epoch": epoch, "step": 10 * epoch, "eval_accuracy": 0.8 + 0.01 * epoch + 0.003 * seed * seed}
+        {"epoch": epoch, "step": 10 * epoch, "eval_accuracy": 0.8 + 0.01 * epoch + 0.003 * (seed % 5) ** 2 + gain}
         for epoch in (1, 2)
     ]
     settings = TempBalanceConfig().to_dict()
@@ -85,7 +86,7 @@ def run(
             "step": 10 * number,
             "epoch": float(number),
             "seconds": 0.25,
-            "multiplier_mean": 0.9,
+            "multiplier_mean": sum(layer["multiplier"] for layer in entries) / len(entries),
             "layers": entries,
         }
         append_look(Path(folder, "tempbalance_history.jsonl"), look)
@@ -101,12 +102,14 @@ def make_files() -> None:
     save_file(zero, "nan.safetensors")
     for seed in (0, 1, 2):
         run(f"runs/plain-{seed}", 0, seed, plain=True)
-        run(f"runs/tempbalance-{seed}", 3, seed + 1 if seed else 0)
+        run(f"runs/tempbalance-{seed}", 3, seed)
     save("runs/tempbalance-0/model.safetensors", RESNET)
     three = ("stem", "middle", "head")
     run("runs/one-look", 1)
     run("runs/one-layer", 2, names=three)
     run("runs/nan", 2, alpha=math.nan)
+    for name in "ab":
+        run(f"runs/{'folder' * 25}-{name}", 0, seed=ord(name), plain=True)
     run("runs/long", 2, names=tuple(f"{'n' * 150}{number}{'n' * 150}" for number in range(3)))
 
 
@@ -121,6 +124,7 @@ COMMANDS = {
     "sparsities": ["sparsities", "vit.safetensors", "--sparsity", "0.6"],
     "compare_runs": ["compare-runs", *(f"runs/plain-{s}" for s in range(3)), "--with"]
     + [f"runs/tempbalance-{s}" for s in range(3)],
+    "compare_runs_long_folders": ["compare-runs", f"runs/{'folder' * 25}-a", "--with", f"runs/{'folder' * 25}-b"],
     "quick_start": ["scripts/compare.py", "runs/plain-0", "runs/tempbalance-0"],
     "no_look": ["scripts/compare.py", "runs/plain-0", "runs/plain-1"],
     "one_look": ["scripts/compare.py", "runs/plain-0", "runs/one-look"],

@@ -187,7 +187,7 @@ def _print(
 def _summary(rows: list[dict[str, Any]], fit: str) -> str:
     found = [row["alpha"] for row in rows if math.isfinite(row["alpha"])]
     if not found:
-        return f"No layer has an exponent ({fit}): too few eigenvalues, or equal ones, zeros or numbers that are not finite."
+        return f"No layer has an exponent ({fit}): too few eigenvalues, or all equal, zero or not finite."
     text = f"{len(found)} layers with an exponent ({fit}): mean alpha {sum(found) / len(found):.3f}"
     if fit.partition(",")[0] != WITH_LIMITS:
         return f"{text}."
