@@ -36,9 +36,10 @@ class TempBalanceTrainer(Trainer):
     splitting its groups for good.
 
     The scalars that `TempBalanceCallback` lists go through ``Trainer.log``, so every tracker gets them, and with them
-    ``tempbalance/alpha/PART`` and ``tempbalance/multiplier/PART``: means over at most 16 parts of the network, or each
-    layer's with ``log_layers="all"``. While it trains it prints what was logged as lines of a table (`EpochLines`) and
-    not as dictionaries, unless Trainer's own ProgressCallback or PrinterCallback was taken out.
+    ``tb_alpha/PART`` and ``tb_multiplier/PART``: means over the blocks of a transformer (``L00``) and over the roles
+    in them (``attn.q``), over the stages of other networks (``L1``), or each layer's (``L00.attn.q``) with
+    ``log_layers="all"``. While it trains it prints what was logged as lines of a table (`EpochLines`) and not as
+    dictionaries, unless Trainer's own ProgressCallback or PrinterCallback was taken out.
 
     Args:
         *args, **kwargs: as for Trainer. With `TempBalanceTrainingArguments` the trainer acts on its fields.
