@@ -41,7 +41,7 @@ class EpochLines(ProgressCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.heads, self.logged = {}, {}
+        self.heads = {}
         if state.is_world_process_zero:
             # None: where there is a terminal.
             self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm or None)
@@ -80,8 +80,10 @@ class EpochLines(ProgressCallback):
             tqdm.write(f"{state.global_step} steps in {logs['train_runtime']:.1f} s{loss}")
         elif self.training_bar is None:  # an evaluation before or after training
             found = [f"{key.removeprefix('eval_')} {_number(logs[key])}" for key in metric_keys(logs)]
-            if found:  # the look at the start has none
+            if found:
                 tqdm.write(printable(f"evaluation: {', '.join(found)}"))
+            else:  # the look at the start, which the first line tells of
+                self.logged |= logs
         else:
             self.logged |= logs
 

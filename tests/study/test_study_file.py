@@ -13,6 +13,7 @@ import yaml
 from hf_tempbalance.files import masked
 from hf_tempbalance.runs.results import RESULTS_NAME, write_results
 from hf_tempbalance.study.command import make_job
+from hf_tempbalance.study.executors.local import LocalExecutor
 from hf_tempbalance.study.publish import publish, without_paths
 from hf_tempbalance.study.runner import RUNS_NAME, Runner, claim
 from hf_tempbalance.study.study_file import STUDY_NAME, load_study, read_study
