@@ -123,8 +123,9 @@ def report_command(options: argparse.Namespace) -> None:
     run = read_run(options.output_dir)
     from ..runs.report import layers_to_show, write_report
 
+    baseline = None if options.baseline is None else read_run(options.baseline)
     spectra = _spectra_of_run(options.output_dir, layers_to_show(run), run.settings) if run.looks else []
-    print(printable(write_report(run, options.output, spectra=spectra)))
+    print(printable(write_report(run, options.output, spectra=spectra, baseline=baseline)))
 
 
 def _spectra_of_run(folder: Path, names: list[str], settings: dict[str, Any] | None) -> list[Figure]:
@@ -173,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="one HTML page of a training run")
     report.add_argument("output_dir", type=Path, help="output folder of a Trainer with TempBalance or of train.py")
     report.add_argument("--output", type=Path, metavar="FILE", help="the page; tempbalance_report.html in the folder")
+    report.add_argument("--baseline", type=Path, metavar="RUN", help="a run of plain training to put beside it")
     report.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands.add_parser("run", help="a Trainer script with TempBalance in it, unchanged", add_help=False)
     add_compare_runs(commands)

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from .. import __version__
 from ..terminal import printable
 from . import plots
+from .beside import beside
 from .history import is_tuned
 from .run import Run
 
@@ -24,16 +25,27 @@ REPORT_NAME = "tempbalance_report.html"
 RULES = {None: "", "first": "first layer", "last": "last layer", "min_eigenvalues": "too few eigenvalues"}
 
 
-def write_report(run: Run, path: str | Path | None = None, *, spectra: list[Figure] | None = None) -> Path:
+def write_report(
+    run: Run,
+    path: str | Path | None = None,
+    *,
+    spectra: list[Figure] | None = None,
+    baseline: Run | None = None,
+) -> Path:
     """Write the page of a run.
 
     Args:
         run: of `read_run`.
         path: of the page; ``tempbalance_report.html`` in the run's folder if None.
         spectra: pictures of single layers (`plot_spectrum`) to show as well.
+        baseline: a run of plain training; the page then says what differed.
 
     Returns:
         The path of the page.
+
+    Raises:
+        ValueError: the baseline is the run itself, or a log is damaged.
+        OSError: the page could not be written.
     """
     environment = Environment(
         loader=PackageLoader(__package__),
@@ -44,6 +56,7 @@ def write_report(run: Run, path: str | Path | None = None, *, spectra: list[Figu
     page = environment.get_template("report.html").render(
         title=run.folder.resolve().name,
         what=_what(run),
+        beside=None if baseline is None else beside(run, baseline),
         facts=_facts(run),
         notes=_notes(run),
         pictures=_pictures(run, spectra or []),
