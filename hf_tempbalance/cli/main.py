@@ -132,9 +132,9 @@ def _spectra_of_run(folder: Path, names: list[str], settings: dict[str, Any] | N
     """Pictures of some layers of the saved model; none where the folder has no safetensors file."""
     if not any(folder.glob("*.safetensors")):
         return []
-    from ..runs.plots import plot_spectrum
     from ..spectra.analysis import analyze_weights
     from .sources import open_source
+    from .spectrum_picture import spectrum_picture
 
     weights = [weight for weight in open_source(str(folder)).weights if weight.name in names]
     weights.sort(key=lambda weight: names.index(weight.name))
@@ -144,8 +144,10 @@ def _spectra_of_run(folder: Path, names: list[str], settings: dict[str, Any] | N
     except ValueError as error:
         raise ValueError(f"{folder}: the run's settings of TempBalance: {error}") from error
     return [
-        plot_spectrum(eigenvalues.numpy(), spectrum.to_dict())
-        for spectrum, eigenvalues in (analyze_weights(weights, config) if weights else [])
+        spectrum_picture(weight, spectrum, eigenvalues, config)
+        for weight, (spectrum, eigenvalues) in zip(
+            weights, analyze_weights(weights, config) if weights else [], strict=True
+        )
         if eigenvalues is not None
     ]
 
@@ -225,14 +227,16 @@ def _spectra(
         if plots is None or eigenvalues is None or not math.isfinite(spectrum.alpha):
             continue
         if fnmatch.fnmatch(spectrum.name, options.only or "*"):
-            from ..runs.plots import plot_spectrum
+            from .spectrum_picture import spectrum_picture
 
             path = plots / f"{file_stem(spectrum.name, taken)}.png"
-            plot_spectrum(eigenvalues.numpy(), spectrum.to_dict()).savefig(path, dpi=100)
+            spectrum_picture(weight, spectrum, eigenvalues, config).savefig(path, dpi=100)
     if plots is not None:
         from ..runs.plots import plot_alphas
 
-        plot_alphas([spectrum.to_dict() for spectrum in spectra]).savefig(plots / "alphas.png", dpi=100)
+        plot_alphas([spectrum.to_dict() for spectrum in spectra], fit=config.fit).savefig(
+            plots / "alphas.png", dpi=100
+        )
     return spectra
 
 
