@@ -47,7 +47,8 @@ def write_page(comparison: Comparison, path: str | Path) -> Path:
             for number, (a, b) in enumerate(comparison.pairs, start=1)
         ],
         pictures=[
-            {**picture, "svg": inline_svg(picture["figure"], picture["title"])} for picture in _pictures(comparison)
+            {**picture, "svg": inline_svg(picture["figure"], f"{picture['title']}: {picture['caption']}")}
+            for picture in _pictures(comparison)
         ],
         number=_number,
         version=__version__,

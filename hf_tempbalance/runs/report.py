@@ -59,6 +59,8 @@ def write_report(
         # Pictures are markup already, and their names are printable.
         finalize=lambda v: v if isinstance(v, Markup) else printable(v, keep="\n"),
     )
+    path = Path(path or run.folder / REPORT_NAME)
+    path.parent.mkdir(parents=True, exist_ok=True)  # before the work whose result would have no place
     layers = _layers(run)
     page = environment.get_template("report.html").render(
         title=title_of(run),
@@ -75,8 +77,6 @@ def write_report(
         svg=Markup,
         version=__version__,
     )
-    path = Path(path or run.folder / REPORT_NAME)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, page)
     return path
 

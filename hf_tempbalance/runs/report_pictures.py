@@ -49,8 +49,8 @@ def pictures_of(run: Run, spectra: Sequence[Figure] = (), baseline: Run | None =
     if spectra:
         caption = (
             "Eigenvalues of W^T W of the saved weights: the tuned layers with the smallest, the middle and the "
-            "largest alpha. Above, all eigenvalues and their tail; below, what alpha and D would be if the tail "
-            "started elsewhere, with the number of eigenvalues that they would rest on. Dotted: the start that was taken."
+            "largest alpha. Above: all eigenvalues, and their tail. Below: alpha and D if the tail started elsewhere, "
+            "and how many eigenvalues they would rest on. Dotted: where it does start."
         )
         svgs = [inline_svg(figure, f"Spectrum {number}") for number, figure in enumerate(spectra, start=1)]
         found.append(Picture("Spectra", caption, svgs))
