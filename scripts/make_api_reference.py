@@ -48,6 +48,8 @@ SECTIONS = {
         "runs.plots.plot_rates",
         "runs.plots.plot_curves",
         "runs.plots.limits",
+        "runs.roles.role_of",
+        "runs.roles.short_names",
     ],
     "Optimizers": ["optim.sgd_snr.SGDSNR"],
     "Networks and data": ["tasks.backbones.create_image_classifier", "tasks.data.load_images", "tasks.data.collate"],

@@ -79,14 +79,18 @@ def plot_layers(
     shown = np.ma.masked_invalid(np.where(tuned[:, None], values, np.nan) if tuned.any() else values)
     # Not resampled: a pixel of the file is a cell, however many there are.
     image = ax.imshow(shown, aspect="auto", cmap="cividis", interpolation="none", vmin=low, vmax=high)
-    beyond = bool((shown < low).any()), bool((shown > high).any())
-    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
-    bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02, extend=extend)
-    bar.ax.tick_params(labelsize=8)
+    if shown.count():
+        beyond = bool((shown < low).any()), bool((shown > high).any())
+        extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
+        bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02, extend=extend)
+        bar.ax.tick_params(labelsize=8)
     _label(ax, names, looks)
     ax.set_title(TITLES[field], fontsize=10)
-    for row, layer in enumerate(layers):  # what a browser shows under the mouse
-        ax.add_patch(Rectangle((-0.5, row - 0.5), len(looks), 1, alpha=0, gid=told(_title(layer, values[row]))))
+    for row, layer in enumerate(layers):  # nothing to be seen, but the mouse finds its title there
+        title = told(_title(layer, values[row]))
+        ax.add_patch(
+            Rectangle((-0.5, row - 0.5), len(looks), 1, facecolor="white", linewidth=0, alpha=0.001, gid=title)
+        )
     if len(names) <= MAX_LABELLED and len(looks) <= MOST_COLUMNS:
         is_hatched = np.ma.getmaskarray(shown)
         for row, column in np.argwhere(np.isfinite(values)):

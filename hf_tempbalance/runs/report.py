@@ -112,9 +112,9 @@ def _notes(run: Run) -> list[str]:
     notes = []
     if run.status not in (None, "finished"):
         notes.append(f"This run is {run.status}: what follows is not that of a whole run.")
-    losses = [entry["loss"] for entry in run.log if entry.get("loss") is not None]
-    if losses and not math.isfinite(losses[-1]):
-        notes.append(f"The training loss ended as {losses[-1]}: the run diverged.")
+    losses = [entry["loss"] for entry in run.log if "loss" in entry]
+    if losses and (losses[-1] is None or not math.isfinite(losses[-1])):  # null is what NaN is in our JSON
+        notes.append("The training loss ended as no finite number: the run diverged.")
     if not run.looks:
         if run.settings is not None:
             return [*notes, "There is no look at the weights in these files, so nothing is told of the layers."]
