@@ -128,9 +128,10 @@ def _by_role(series: Series, draw: Callable[[Axes, np.ndarray], None]) -> Figure
     """Panels that share their axes, one for each role in `ROLES`; draw(ax, rows) fills one."""
     rows_of = {role: np.array([row for row, of in enumerate(series.roles) if of == role]) for role in ROLES}
     groups = {role: rows for role, rows in rows_of.items() if len(rows)}
-    lines = max(-(-len(groups) // COLUMNS), 1)
+    columns = 2 if len(groups) in (2, 4) else min(COLUMNS, max(len(groups), 1))
+    lines = max(-(-len(groups) // columns), 1)
     figure = Figure(figsize=(WIDTH, 0.6 + 2.1 * lines), layout="constrained")
-    panels = figure.subplots(lines, min(COLUMNS, max(len(groups), 1)), sharex=True, sharey=True, squeeze=False)
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for ax, (role, rows) in zip(panels.flat, groups.items(), strict=False):
         _schedule(ax, series)
         draw(ax, rows)

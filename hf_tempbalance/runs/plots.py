@@ -161,7 +161,8 @@ def plot_curves(log: list[dict[str, Any]], baseline: list[dict[str, Any]] | None
 def plot_alphas(layers: list[dict[str, Any]], ax: Axes | None = None, *, fit: str = "") -> Figure:
     """alpha of every layer, in order; grey are layers that keep the schedule's rate.
 
-    Bars with names for up to 40 layers; of more points, in the colour of their role.
+    Bars with names for up to 40 layers; of more points, in the colour of their role, over the range of the tuned
+    layers: what lies beyond is on the edge.
 
     Args:
         layers: ``LayerSpectrum.to_dict()`` of each; those without an exponent are left out.
@@ -221,10 +222,16 @@ def _points(ax: Axes, layers: list[dict[str, Any]]) -> None:
     markers = dict(zip(present, "o^sDvPX<>*hp", strict=False))
     for role in present:
         ax.plot([], [], markers[role], color=colours[role], label=role, linestyle="")
+    # The range is that of the tuned layers: the head's alpha is often several times theirs.
+    within = [layer["alpha"] for layer in layers if is_tuned(layer)] or [layer["alpha"] for layer in layers]
+    margin = 0.08 * (max(within) - min(within)) or 0.1
+    low, high = min(within) - margin, max(within) + margin
     for place, (layer, role) in enumerate(zip(layers, roles, strict=True)):
         shade = colours[role] if is_tuned(layer) else "0.8"
         title = told(f"{layer['name']}: {three_digits(layer['alpha'])}")
-        ax.plot(place, layer["alpha"], markers[role], color=shade, markersize=5, gid=title)
+        height = min(max(layer["alpha"], low), high)
+        ax.plot(place, height, markers[role], color=shade, markersize=5, gid=title, clip_on=False)
+    ax.set_ylim(low, high)
     ax.set(xlabel="layer, from the input to the output")
     ax.legend(fontsize=8, ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1))
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from . import plots
 from .about import fit_of
 from .bands import MOST_LINES, Series, plot_bands, plot_few, plot_lines, rates_of, series_of
+from .drawing import MAX_LABELLED
 from .history import is_tuned
 from .run import Run
 from .svg import inline_svg
@@ -95,4 +96,6 @@ def _at_the_end(run: Run) -> list[Picture]:
         return []
     title = "alpha at the end"
     caption = "At the last look. Grey: layers that keep the schedule's rate."
+    if len(layers) > MAX_LABELLED:
+        caption += " What lies beyond the range of the tuned layers is on the edge; the mouse tells its number."
     return [Picture(title, caption, [inline_svg(plots.plot_alphas(layers, fit=fit_of(run)), title)])]
