@@ -1,4 +1,4 @@
-"""Run a study (many runs of scripts/train.py, planned in a file) and report it with honest statistics.
+"""Run a study (many runs of scripts/train.py or of any Trainer script, planned in a file) and report it.
 
     python scripts/study.py run configs/studies/small_cpu.yaml --dry-run      list the runs, time a few steps
     python scripts/study.py run configs/studies/small_cpu.yaml --jobs 2       start, or go on after a kill
@@ -14,17 +14,22 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_tempbalance.config import TempBalanceConfig
 from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
 from hf_tempbalance.huggingface.training_args import TempBalanceTrainingArguments
-from hf_tempbalance.runs.results import accuracies
-from hf_tempbalance.study.cost import Estimator
+from hf_tempbalance.study.command import make_job
+from hf_tempbalance.study.cost import Estimator, from_finished
+from hf_tempbalance.study.executors import Executor
+from hf_tempbalance.study.executors.local import LocalExecutor
 from hf_tempbalance.study.plan import Run, Study, matching
 from hf_tempbalance.study.runner import Outcome, Runner, choose, claim, has_ended, is_finished
+from hf_tempbalance.study.script_study import check_methods
 from hf_tempbalance.study.study_file import load_study
+from hf_tempbalance.study.values import curve_and_value
 from hf_tempbalance.tasks.image_classification import RECIPE, RunArguments, check
 from hf_tempbalance.terminal import printable
 
@@ -41,7 +46,18 @@ def main() -> None:
     runs.add_argument("--output_dir", type=Path, help="folder of the study; runs/studies/NAME if not given")
     runs.add_argument("--dry-run", action="store_true", help="list the runs and what they will cost")
     runs.add_argument("--only", metavar="PATTERN", help="runs whose name matches, such as 'resnet18*--sgd--*'")
-    runs.add_argument("--jobs", type=int, default=1, help="runs at a time; the CPU cores are divided among them")
+    runs.add_argument("--jobs", type=int, help="runs at a time: 1 on this machine, on a cluster what it has room for")
+    runs.add_argument(
+        "--cpus", type=float, help="CPU cores of each run; this machine's divided by --jobs, or 1 of Ray's"
+    )
+    runs.add_argument(
+        "--gpus", type=float, help="GPUs of each run; 1 on a machine that has any, 0 of Ray's; Ray takes 0.5"
+    )
+    runs.add_argument("--fresh", action="store_true", help="start a Python for each run, which takes longer; see docs")
+    runs.add_argument("--on", choices=["local", "ray"], default="local", help="where: this machine or a Ray cluster")
+    runs.add_argument(
+        "--address", help="of the Ray cluster, HOST:PORT; RAY_ADDRESS or one on this machine if not given"
+    )
     runs.add_argument("--processes", type=int, default=1, help="devices of each run, with accelerate launch")
     runs.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="seeds, or an option of train")
     runs.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
@@ -59,23 +75,46 @@ def run_command(options: argparse.Namespace) -> None:
     study = load_study(options.study, options.set)
     check_options(study)
     folder = options.output_dir or Path("runs", "studies", study.name)
-    if options.jobs < 1 or options.processes < 1:
-        raise ValueError(f"--jobs {options.jobs} and --processes {options.processes} must be 1 or larger.")
+    for name, least in (("jobs", 1), ("processes", 1), ("cpus", 0.001), ("gpus", 0)):
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"--{name} {value} must be {least} or larger.")
     if options.dry_run:
         dry_run(study, folder, options)
         return
-    command = [sys.executable, TRAIN]
+    launch = ()
     if options.processes > 1:
-        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={options.processes}"]
-        command = [sys.executable, *launch, TRAIN]
-    runner = Runner(study, folder, command, jobs=options.jobs, only=options.only)
+        launch = ("-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={options.processes}")
+    job_of = partial(make_job, study, train=TRAIN, launch=launch)
+    runner = Runner(study, folder, job_of, executor_of(options), only=options.only)
     claim(study, folder)
     try:
-        with ConsoleProgress() as progress:
+        with ConsoleProgress(study, "runs" if runner.epochs is None else "epochs") as progress:
             outcome = runner.run(progress)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("The same command goes on from the last checkpoints.") from error
     finish(outcome, folder)
+
+
+def executor_of(options: argparse.Namespace) -> Executor:
+    """Where the runs take place."""
+    gpus = options.processes if options.gpus is None and options.processes > 1 else options.gpus
+    if options.on == "ray":
+        if options.fresh:
+            raise ValueError("--fresh is for this machine: on a cluster every run starts a Python of its own.")
+        from hf_tempbalance.study.executors.on_ray import RayExecutor
+
+        return RayExecutor(options.address, jobs=options.jobs, cpus=options.cpus or 1, gpus=gpus or 0)
+    if options.address is not None:
+        raise ValueError(f"--address {options.address} is that of a Ray cluster. Add --on ray.")
+    for name in ("cpus", "gpus"):
+        value = getattr(options, name)
+        if value is not None and value != int(value):
+            raise ValueError(
+                f"--{name} {value} is for --on ray. Here runs share GPUs when --jobs is larger than those."
+            )
+    whole = [None if value is None else int(value) for value in (options.cpus, gpus)]
+    return LocalExecutor(options.jobs or 1, cpus=whole[0], gpus=whole[1], fresh=options.fresh)
 
 
 def report_command(options: argparse.Namespace) -> None:
@@ -110,7 +149,13 @@ def finish(outcome: Outcome, folder: Path) -> None:
 
 
 def check_options(study: Study) -> None:
-    """Every option of every run goes through the training script's own checks before anything starts."""
+    """Every option of every run goes through the training script's own checks before anything starts.
+
+    Of a script of others those of TempBalance do; its flags are its own.
+    """
+    if study.script is not None:
+        check_methods(study)
+        return
     seen = set()
     for one in study.possible_runs():
         key = repr({name: value for name, value in one.options.items() if name != "seed"})
@@ -132,14 +177,18 @@ def parse(one: Run) -> tuple[Any, TempBalanceConfig, TempBalanceTrainingArgument
 
 
 class ConsoleProgress:
-    """A bar over the epochs of the whole study with the time left; without a terminal a line for each run."""
+    """A bar over the whole study with the time left; without a terminal a line for each run.
 
-    def __init__(self) -> None:
+    unit: of the bar, "epochs" or "runs".
+    """
+
+    def __init__(self, study: Study, unit: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        self.study = study
         self.console = Console()
-        columns = (TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"), BarColumn(), TimeElapsedColumn())
+        columns = (TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"), BarColumn(), TimeElapsedColumn())
         self.bar = Progress(*columns, TextColumn("{task.description}", markup=False), console=self.console)
         self.task = self.bar.add_task("starting", total=1)
         self.start, self.done_before = time.time(), None
@@ -166,8 +215,11 @@ class ConsoleProgress:
         )
 
     def ended(self, one: Run, result: dict[str, Any]) -> None:
-        values = accuracies(result)
-        what = f"test accuracy {values[-1][1]:.4f}" if values else result.get("error", "no evaluation")
+        name = "test accuracy" if self.study.metric is None else self.study.metric.report
+        try:
+            what = result.get("error") or f"{name} {curve_and_value(self.study, result, held_out=False)[1]:.4f}"
+        except ValueError as error:
+            what = str(error)
         seconds = f"{result.get('seconds', 0):.0f} s"
         self.console.print(
             printable(f"{result.get('status', 'failed')}: {one.name}: {what}, {seconds}. {self.left}"),
@@ -178,25 +230,32 @@ class ConsoleProgress:
 
 
 def dry_run(study: Study, folder: Path, options: argparse.Namespace) -> None:
-    """The runs and what is left to do, in minutes, from a few timed steps of each kind of run."""
+    """The runs and what is left to do, in minutes from a few timed steps of each kind, or from finished runs."""
     chosen = choose(study, folder, has_ended=lambda one: has_ended(folder, one))
     known = {one.name: one for one in (*study.trials(), *study.finals(chosen))}
     runs = matching(known.values(), options.only)
-    estimator = Estimator()
-    costs = [estimator.estimate(options_of, args) for options_of, _, args in map(parse, runs)]
+    costs: list[float | str]
+    if study.script is None:
+        estimator = Estimator()
+        costs = [estimator.estimate(options_of, args) for options_of, _, args in map(parse, runs)]
+    else:
+        seconds = from_finished(study.possible_runs(), folder)
+        costs = [seconds.get(tuple(one.cell.values()), "unknown") for one in runs]
     left = 0.0
     for one, cost in zip(runs, costs, strict=True):
         done = is_finished(folder, one)
         left += 0.0 if done or isinstance(cost, str) else cost
         minutes = cost if isinstance(cost, str) else f"{cost / 60:6.1f} min"
         print(printable(f"{'finished' if done else 'to do':9} {one.name:64} {minutes}"))
-    print(f"{len(runs)} runs, {left / 3600:.1f} h of them to do, one after the other.")
+    to_do = [cost for one, cost in zip(runs, costs, strict=True) if not is_finished(folder, one)]
+    missing = sum(isinstance(cost, str) for cost in to_do)
+    hours = f"{left / 3600:.1f} h of them to do, one after the other" if missing < len(to_do) or not to_do else ""
+    without = f"{missing} to do of which no minutes are known" if missing else ""
+    print(f"{len(runs)} runs, {', and '.join(filter(None, (hours, without)))}.")
     unknown = len(study.combinations()) - len(chosen) if study.tune else 0
     if unknown:
         more = unknown * len(set(study.seeds) - set(study.tune.seeds))
-        print(
-            f"{more} more follow with the {study.tune.option} that is chosen for {unknown} cells on held-out images."
-        )
+        print(f"{more} more follow with the {study.tune.option} that is chosen for {unknown} cells on held-out data.")
 
 
 if __name__ == "__main__":

@@ -142,7 +142,9 @@ def plot_curves(log: list[dict[str, Any]], baseline: list[dict[str, Any]] | None
     """
     keys = {key for entry in log for key in metric_keys(entry)}
     losses = ["loss", *sorted(key for key in keys if key.endswith("loss"))]
-    panels = {"loss": losses} | ({"evaluation": rest} if (rest := sorted(keys - set(losses))) else {})
+    panels = {"loss": losses, "evaluation": sorted(keys - set(losses))}
+    logged = {key for entry in log for key, value in entry.items() if value is not None}
+    panels = {title: names for title, names in panels.items() if logged & set(names)} or {"loss": []}
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     for ax, (title, names) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
         for number, name in enumerate(names):

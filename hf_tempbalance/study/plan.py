@@ -7,20 +7,37 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from ..files import masked
 
 
-Options = dict[str, Any]  # of scripts/train.py
+# Of scripts/train.py; of another script its flags, and under METHOD the settings of TempBalance with "preset".
+Options = dict[str, Any]
+METHOD = "method"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the runs of any script are judged by; names as in results.json, such as "eval_accuracy" or "test_loss".
+
+    choose: the metric that a tuned value is chosen by. report: the one that is compared. maximize_choose,
+    maximize_report: whether larger values are better ones.
+    """
+
+    choose: str
+    report: str
+    maximize_choose: bool
+    maximize_report: bool
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """Every cell is run with each value of one option; the best on held-out images is the one that counts.
+    """Every cell is run with each value of one option; the best on held-out data is the one that counts.
 
-    option: one of scripts/train.py. values: tried for every cell alike. seeds: those of the trial runs, which count
+    option: one of the script's. values: tried for every cell alike. seeds: those of the trial runs, which count
     among the runs of a cell where they are seeds of the study.
     """
 
@@ -45,7 +62,9 @@ class Study:
     """A study file, checked and resolved.
 
     train: options of every run. axes: axis -> label -> options. cells: (axis -> labels, options) that are set where
-    all axes have one of the labels, later ones over earlier ones. baseline: axis -> label to compare with.
+    all axes have one of the labels, later ones over earlier ones. baseline: axis -> label to compare with. script:
+    the script as the file names it, and metric, what its runs are judged by; None for scripts/train.py.
+    script_path: where it is on this machine; None for a study that was read from its folder.
     kept_version: version of a study that was read from its folder, where paths may have been cut off since.
     """
 
@@ -56,13 +75,19 @@ class Study:
     baseline: dict[str, str]
     cells: tuple[tuple[dict[str, list[str]], Options], ...] = ()
     tune: Tuning | None = None
+    script: str | None = None
+    metric: Metric | None = None
+    script_path: Path | None = field(default=None, compare=False)
     description: str = field(default="", compare=False)
     kept_version: str | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that decides what is run, in JSON types; secrets are masked, they don't decide."""
         value = {option.name: getattr(self, option.name) for option in fields(self) if option.compare}
-        return masked(json.loads(json.dumps(value | {"tune": self.tune and vars(self.tune)})))
+        value |= {"tune": self.tune and asdict(self.tune), "metric": self.metric and asdict(self.metric)}
+        if self.script is None:  # studies of scripts/train.py keep the version that they have always had
+            del value["script"], value["metric"]
+        return masked(json.loads(json.dumps(value)))
 
     @property
     def version(self) -> str:

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
-from ..files import masked, write_json, write_whole
-from ..runs.checkpoints import last_complete_checkpoint
+from ..files import is_number, masked, write_json
+from ..run import PROG
 from ..runs.output import locked
-from ..runs.results import RESULTS_NAME, accuracies, read_results, write_results
+from ..runs.results import RESULTS_NAME, read_results, write_results
+from .executors import LOG_NAME, Executor, Handle
+from .job import Job
 from .plan import Run, Study, matching
 from .study_file import STUDY_NAME, read_study
+from .values import better_first, curve_and_value, why_not_counted
 
 
 RUNS_NAME = "runs"
-POLL_SECONDS = 1.0
+PROGRESS_SECONDS = 1.0
 
 
 class Progress(Protocol):
     """What is told while a study runs."""
 
     def update(self, done: float, total: float, running: Sequence[str]) -> None:
-        """Tell the epochs that are done and those that are known to be wanted."""
+        """Tell the epochs, or runs, that are done and those that are known to be wanted."""
 
     def ended(self, run: Run, result: dict[str, Any]) -> None:
         """Tell that a run is over, finished or failed."""
@@ -97,11 +94,40 @@ def has_ended(folder: Path, run: Run) -> bool:
     return result is not None and result["status"] in ("finished", "failed")
 
 
-def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> dict[tuple[str, ...], Any]:
-    """Labels of a cell -> the value with the best accuracy on held-out images, for cells whose trials have ended.
+def record_end(folder: Path, run: Run, code: int, why: str = "") -> None:
+    """Record a run as failed that has ended without its own word for it, with the last line of its log.
 
-    The accuracy is that of the last epoch, averaged over the seeds of the trials; a value with a failed trial is out.
-    Of equal ones the first counts.
+    Args:
+        code: that its process ended with, negative for a signal. One that ended with 0 and has no results made no
+            Trainer, or put them elsewhere.
+        why: it ended so, where that is not in its log.
+    """
+    target = folder / RUNS_NAME / run.name
+    result = result_of(folder, run) or {"config": masked(run.options)}
+    if result.get("status") in ("failed", "interrupted") or (code == 0 and result.get("status") == "finished"):
+        return
+    if not why:
+        log = target / LOG_NAME
+        lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+        if code:  # the script's own last words, and not what has been left of the run
+            lines = [line for line in lines if not line.startswith(f"{PROG}: ")]
+        why = lines[-1] if lines else "no output"
+    write_results(target, result | {"status": "failed", "error": f"{_ending(code)}: {why}"})
+
+
+def _ending(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "killed by signal 9, probably out of memory"
+    if code < 0:
+        return f"killed by signal {-code}"
+    return f"exit code {code}" if code else f"it ended without {RESULTS_NAME} in its folder"
+
+
+def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> dict[tuple[str, ...], Any]:
+    """Labels of a cell -> the value that is best on held-out data, for cells whose trials have ended.
+
+    That is the mean over the seeds of the trials of the last accuracy on held-out images, or of the metric that the
+    study names. A value with a trial that failed or diverged is out. Of equal ones the first counts.
     """
     trials: dict[tuple[str, ...], dict[Any, list[Run]]] = {}
     for run in study.trials():
@@ -110,65 +136,88 @@ def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> d
     for cell, by_value in trials.items():
         if not all(has_ended(run) for runs in by_value.values() for run in runs):
             continue
-        scores = {value: _held_out(folder, runs) for value, runs in by_value.items()}
+        scores = {value: _held_out(study, folder, runs) for value, runs in by_value.items()}
         usable = {value: score for value, score in scores.items() if score is not None}
         if usable:
-            chosen[cell] = max(usable, key=usable.__getitem__)
+            chosen[cell] = max(usable, key=lambda value: better_first(study, usable[value], held_out=True))
     return chosen
 
 
-def _held_out(folder: Path, runs: list[Run]) -> float | None:
+def _held_out(study: Study, folder: Path, runs: list[Run]) -> float | None:
     scores = []
     for run in runs:
         result = result_of(folder, run)
-        if result is None or result["status"] != "finished" or not accuracies(result, "validation"):
+        if result is None or result["status"] != "finished":
             return None
-        scores.append(accuracies(result, "validation")[-1][1])
-    return math.fsum(scores) / len(scores)
+        try:
+            scores.append(curve_and_value(study, result, held_out=True)[1])
+        except ValueError:
+            return None
+    mean = math.fsum(scores) / len(scores)
+    return mean if math.isfinite(mean) else None
+
+
+def epochs_of(study: Study) -> dict[str, float] | None:
+    """Name of each possible run -> its epochs; None where the options of one don't say, or count steps."""
+    found = {run.name: run.options for run in study.possible_runs()}
+    if not all(is_number(o.get("num_train_epochs")) and not o.get("max_steps") for o in found.values()):
+        return None
+    return {name: float(options["num_train_epochs"]) for name, options in found.items()}
 
 
 class Runner:
-    """Starts the runs of a study, ``jobs`` at a time.
+    """Starts the runs of a study, as many at a time as the executor takes.
 
     Args:
         study: what to run.
         folder: of the study, claimed; each run has a folder below it.
-        command: starts the training script, which takes ``--config`` and ``--resume_from_checkpoint``.
-        jobs: runs at a time; the CPU cores are divided among them.
+        job_of: makes the `Job` of a run in a folder, as `command.make_job` does; on a cluster it is pickled.
+        executor: where the runs take place; it is closed at the end.
         only: shell pattern of the names to run.
     """
 
     def __init__(
-        self, study: Study, folder: Path, command: Sequence[str], *, jobs: int = 1, only: str | None = None
+        self,
+        study: Study,
+        folder: Path,
+        job_of: Callable[[Run, Path], Job],
+        executor: Executor,
+        *,
+        only: str | None = None,
     ) -> None:
-        self.study, self.folder, self.command, self.jobs, self.only = study, folder, list(command), jobs, only
+        self.study, self.folder, self.job_of, self.executor, self.only = study, folder, job_of, executor, only
         self.ended: set[str] = set()  # in this process, finished or failed
-        self.running: dict[str, tuple[Run, subprocess.Popen]] = {}
+        self.running: dict[str, tuple[Run, Handle]] = {}
+        self.epochs = epochs_of(study)
         matching(study.possible_runs(), only)  # a pattern that matches nothing is a mistake
 
     def run(self, progress: Progress) -> Outcome:
         """Run what is not finished. A run that fails is recorded with its error, and the rest goes on.
 
         Raises:
-            ValueError: another process runs this study.
+            ValueError: another process runs this study; or a run has finished whose results can't count, and there is
+                none whose do: the others would be no better.
         """
         with locked(self.folder) as lock:
             try:
                 while True:
                     for run in self._collect():
                         progress.ended(run, result_of(self.folder, run) or {})
+                        self._check_counts(run)
                     wanted = self.wanted()
                     waiting = [run for run in wanted if not self._is_over(run) and run.name not in self.running]
-                    while waiting and len(self.running) < self.jobs:
+                    while waiting and len(self.running) < self.executor.capacity:
                         run = waiting.pop(0)
-                        self.running[run.name] = (run, self._start(run, lock))
-                    progress.update(*self._epochs(wanted), list(self.running))
+                        target = (self.folder / RUNS_NAME / run.name).absolute()
+                        self.running[run.name] = (run, self.executor.start(partial(self.job_of, run, target), lock))
+                    progress.update(*self._done(wanted), list(self.running))
                     if not self.running:
                         break
-                    time.sleep(POLL_SECONDS)
+                    self.executor.wait(PROGRESS_SECONDS)
             finally:
-                for _, process in self.running.values():
-                    process.terminate()
+                for _, handle in self.running.values():
+                    handle.terminate()
+                self.executor.close()
         return self._outcome()
 
     def wanted(self) -> list[Run]:
@@ -176,6 +225,19 @@ class Runner:
         chosen = choose(self.study, self.folder, has_ended=self._counts)
         runs = {run.name: run for run in (*self.study.trials(), *self.study.finals(chosen))}
         return [run for run in runs.values() if self.only is None or fnmatch(run.name, self.only)]
+
+    def _check_counts(self, run: Run) -> None:
+        result = result_of(self.folder, run)
+        if result is None or result["status"] != "finished":
+            return
+        reason = why_not_counted(self.study, run, result)
+        if reason is not None and not any(self._has_counted(other) for other in self.study.possible_runs()):
+            raise ValueError(f"{run.name} has finished and can't count: {reason}. The study has stopped.")
+
+    def _has_counted(self, run: Run) -> bool:
+        result = result_of(self.folder, run)
+        is_there = result is not None and result["status"] == "finished"
+        return is_there and why_not_counted(self.study, run, result or {}) is None
 
     def _is_over(self, run: Run) -> bool:
         return run.name in self.ended or (run.name not in self.running and is_finished(self.folder, run))
@@ -185,50 +247,25 @@ class Runner:
         result = result_of(self.folder, run) if self._is_over(run) else None
         return result is not None and result["status"] != "interrupted"
 
-    def _start(self, run: Run, lock: int) -> subprocess.Popen:
-        target = self.folder / RUNS_NAME / run.name
-        target.mkdir(parents=True, exist_ok=True)
-        resumes = last_complete_checkpoint(target)[0] is not None
-        options = run.options | {"output_dir": str(target), "disable_tqdm": True, "overwrite_output_dir": not resumes}
-        secrets = {key: value for key, value in options.items() if masked({key: value}) != {key: value}}
-        kept = {key: value for key, value in options.items() if key not in secrets}
-        write_whole(target / "config.yaml", yaml.safe_dump(masked(kept), sort_keys=False))
-        # Everybody can read a command line and the file; the environment is the user's own.
-        tokens = {"HF_TOKEN": str(secrets["hub_token"])} if "hub_token" in secrets else {}
-        command = [*self.command, "--config", str(target / "config.yaml"), "--debug"]  # log.txt has the traceback
-        if resumes:
-            command += ["--resume_from_checkpoint", "last"]
-        threads = max((os.cpu_count() or 1) // self.jobs, 1)
-        with (target / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads)} | tokens,
-                pass_fds=[lock],
-                preexec_fn=_die_with_parent,
-            )
-
     def _collect(self) -> list[Run]:
-        """The runs that have ended since the last call; a process that died without a word is recorded as failed."""
-        over = [(run, process) for run, process in self.running.values() if process.poll() is not None]
-        for run, process in over:
-            del self.running[run.name]
-            self.ended.add(run.name)
-            if process.returncode != 0:
-                target = self.folder / RUNS_NAME / run.name
-                result = result_of(self.folder, run) or {"config": masked(run.options)}
-                if result.get("status") not in ("failed", "interrupted"):
-                    lines = (target / "log.txt").read_text(errors="replace").strip().splitlines()
-                    error = f"exit code {process.returncode}: {lines[-1] if lines else 'no output'}"
-                    write_results(target, result | {"status": "failed", "error": error})
-        return [run for run, _ in over]
+        """The runs that have ended since the last call."""
+        over = []
+        for run, handle in list(self.running.values()):
+            code = handle.poll()
+            if code is not None:
+                del self.running[run.name]
+                self.ended.add(run.name)
+                record_end(self.folder, run, code, handle.why)
+                over.append(run)
+        return over
 
-    def _epochs(self, wanted: list[Run]) -> tuple[float, float]:
-        """Epochs of these runs that are done, and all of them."""
+    def _done(self, wanted: list[Run]) -> tuple[float, float]:
+        """How many epochs of these runs are done, and all of them; runs where their epochs are not known."""
+        if self.epochs is None:
+            return float(sum(map(self._is_over, wanted))), float(len(wanted))
         done = total = 0.0
         for run in wanted:
-            epochs = float(run.options.get("num_train_epochs") or 1)
+            epochs = self.epochs[run.name]
             total += epochs
             if self._is_over(run):
                 done += epochs
@@ -246,9 +283,3 @@ class Runner:
         return Outcome(
             sum(result is not None and result["status"] == "finished" for result in results.values()), failed
         )
-
-
-def _die_with_parent() -> None:
-    """A run must not go on behind the back of a runner that was killed and started again (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
