@@ -16,7 +16,8 @@
     python scripts/bench.py training                       # images per second against loops of one's own
     python scripts/bench.py training --width_factor 1 --bf16 --channels_last    # on a GPU
 
-scripts/gpu_day.py runs those that tell something about a GPU, one after the other. A ratio above 1 means that this package is faster: median of the rounds (smallest-largest). WeightWatcher needs
+scripts/gpu_day.py runs those that tell something about a GPU, one after the other.
+A ratio above 1 means that this package is faster: median of the rounds (smallest-largest). WeightWatcher needs
 `pip install '.[everywhere]'`. --json FILE also writes every number.
 """
 

@@ -33,7 +33,8 @@ def way_of(side: int, batch: int, dtype: torch.dtype, backend: str) -> str:
     if table.get("backend") != backend:
         return "torch"
     name = str(dtype).removeprefix("torch.")
-    near = [row for row in table["rows"] if row["dtype"] == name and max(row["side"] / side, side / row["side"]) <= NEAR]
+    rows = [row for row in table["rows"] if row["dtype"] == name]
+    near = [row for row in rows if max(row["side"] / side, side / row["side"]) <= NEAR]
     if not near:
         return "torch"
     row = min(near, key=lambda row: (abs(math.log(row["side"] / side)), abs(math.log(row["batch"] / batch))))
@@ -77,7 +78,7 @@ def by_library(library: str, gram: Tensor) -> Tensor:
 
 
 def by_jacobi(gram: Tensor) -> Tensor:
-    """As singular values, which a positive semidefinite matrix has as eigenvalues; torch has the method for them only."""
+    """As singular values, which are the eigenvalues of a positive semidefinite matrix; torch has it for them only."""
     whole = gram.tril() + gram.tril(-1).mT
     return torch.linalg.svdvals(whole, driver="gesvdj").flip(-1)
 

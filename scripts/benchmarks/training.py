@@ -61,7 +61,8 @@ def training(options: argparse.Namespace) -> list[dict[str, Any]]:
     for _ in range(options.rounds):
         for name, measure in contenders.items():
             speeds[name].append(measure())
-    print(f"{options.dataset}, {ARCHITECTURE}, width {options.width_factor}, batches of {BATCH_SIZE}, {steps_of(options)} steps a round")
+    what = f"{options.dataset}, {ARCHITECTURE}, width {options.width_factor}, batches of {BATCH_SIZE}"
+    print(f"{what}, {steps_of(options)} steps a round")
     print("| contender | images/s | trainer / contender |")
     print("| --- | --- | --- |")
     for name, values in speeds.items():

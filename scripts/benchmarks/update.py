@@ -17,6 +17,7 @@ from hf_tempbalance.runs.history import cost_of_looks
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 EVERY, EPOCHS = 20, 12
+TINY = ["--num_train_epochs", "2", "--max_train_samples", "400", "--per_device_train_batch_size", "16"]
 LOOKS = ["--tempbalance", "true", "--update_unit", "step", "--update_interval", str(EVERY)]
 MODES = {"no looks": [], "looks": LOOKS, "overlapped": [*LOOKS, "--overlap", "true"]}
 
@@ -24,7 +25,7 @@ MODES = {"no looks": [], "looks": LOOKS, "overlapped": [*LOOKS, "--overlap", "tr
 def update(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds of a training in each mode, and how long it stood still for a look."""
     more = [part for pair in options.train for part in split(pair)]
-    more += ["--num_train_epochs", "2", "--max_train_samples", "1000"] if options.tiny else []
+    more += TINY if options.tiny else []
     modes = ["overlapped"] if options.tiny else list(MODES)
     rows = []
     for _ in range(options.rounds):
