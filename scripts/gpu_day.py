@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -66,6 +67,7 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` sends it: as Ctrl-C, it ends the parts
     folder = folder_of(options)
     site = (folder / "packages").resolve()
     if options.wheels is not None:

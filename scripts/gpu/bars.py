@@ -60,7 +60,9 @@ def at_most(share: float) -> Callable[[Rows], tuple[str, bool]]:
 
 def waits(rows: Rows) -> tuple[str, bool]:
     """Of the runs with overlap: the wait as a share of the time between two looks."""
-    found = [row["waited"] / row["between"] for row in rows if row["mode"] == "overlapped"]
+    found = [row["waited"] / row["between"] for row in rows if row["mode"] == "overlapped" and row["between"]]
+    if not found:
+        return "no look was made", False
     return spread(found, ".3%"), statistics.median(found) < 0.002
 
 

@@ -29,6 +29,7 @@ WORTH_STARTING = 20.0  # seconds left of the day, or a part would have no time t
 TO_END = 30.0  # seconds in which runs of a study end; of the day's minutes
 KEPT_OUTPUT = 3000  # characters of what a failed part printed
 PATIENCE_TO_END = 20.0  # seconds after Ctrl-C
+PATIENCE_OF_DRY_RUN = 3  # times as long: it shows that things run, also on a busy machine
 
 
 @dataclass
@@ -55,22 +56,25 @@ class Runner:
     def run(self, stages: list[Stage]) -> dict[str, int]:
         """Run all parts that are owed; status -> how many parts ended so. Parts of a dry run go two at a time."""
         self.code = code_of_tree()
-        self.ends = {stage.name: [stage.minutes * 60.0] for stage in stages}
+        self.seconds_left = {stage.name: stage.minutes * 60.0 for stage in stages}
         self.running: dict[int, subprocess.Popen] = {}
+        self.is_stopped = False
         jobs = [(stage, part) for stage in stages for part in stage.parts]
         self.use_table()
-        try:
-            if self.day.tiny and self.day.device == "cpu":
-                with ThreadPoolExecutor(2) as pool:
-                    ended = list(pool.map(lambda job: self.safely(*job), jobs))
-            else:
-                ended = [self.safely(*job) for job in jobs]
-        except KeyboardInterrupt:
-            self.deadline = 0.0
-            for process in list(self.running.values()):
-                end(process, PATIENCE_TO_END)
-            raise
+        with ThreadPoolExecutor(2 if self.day.tiny and self.day.device == "cpu" else 1) as pool:
+            try:
+                ended = list(pool.map(lambda job: self.safely(*job), jobs))
+            except KeyboardInterrupt:
+                self.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
         return {status: ended.count(status) for status in dict.fromkeys(ended)}
+
+    def stop(self) -> None:
+        """End what runs; nothing is recorded of it, but what it has recorded itself."""
+        self.is_stopped = True
+        for process in list(self.running.values()):
+            end(process, PATIENCE_TO_END)
 
     def safely(self, stage: Stage, part: Part) -> str:
         """The same as `one`; what goes wrong around a part (a full disk, no memory for a process) costs it alone."""
@@ -93,13 +97,14 @@ class Runner:
             return "skipped"
         left = self.deadline - time.monotonic() - (TO_END if part.open_ended else 0)
         if not part.open_ended:
-            left = min(left, self.ends[stage.name][0])
+            left = min(left, self.seconds_left[stage.name])
         if left < WORTH_STARTING and not self.day.tiny or left <= 0:
             self.tell(f"{stage.name}, {part.name}: not begun: its time is over")
             return "not begun"
         start = time.monotonic()
-        record = self.measure(part, min(part.seconds, left), is_cut=left < part.seconds)
-        self.ends[stage.name][0] -= time.monotonic() - start
+        limit = part.seconds * (PATIENCE_OF_DRY_RUN if self.day.tiny else 1)
+        record = self.measure(part, min(limit, left), is_cut=left < limit)
+        self.seconds_left[stage.name] -= time.monotonic() - start
         if before is not None and before.get("rows") and not record["rows"]:
             record["rows"] = before["rows"]  # of an earlier try, better than nothing
         self.write(stage, part, record)
@@ -141,7 +146,7 @@ class Runner:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                    process_group=0,  # what it starts ends with it
                 )
             self.running[process.pid] = process
             is_over = False
@@ -152,6 +157,8 @@ class Runner:
             finally:
                 end(process, TO_END - 10 if part.open_ended else 5.0)
                 self.running.pop(process.pid, None)
+            if self.is_stopped:
+                raise RuntimeError("interrupted")
             content = read_json(rows) if rows.is_file() else {}
             printed = output.read_text(errors="replace")
         record = {

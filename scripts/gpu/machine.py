@@ -98,25 +98,29 @@ def what_is_missing(site: Path) -> str:
         return "Nothing is missing."
     parts = [f"Missing: {', '.join(needed)}."] if needed else ["Nothing that all need is missing."]
     parts += [f"Missing for single parts: {', '.join(of_parts)}."] if of_parts else []
+    names = [name for name in (*needed, *of_parts) if name != "deepspeed"]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    bring = f"python -m pip download --no-deps --prefer-binary --python-version {python} --only-binary=:all: -d wheels"
-    names = " ".join([*needed, *of_parts])
-    return " ".join([*parts, f"Where there is a network: {bring} {names}; here: --wheels wheels."])
+    bring = []
+    if names:
+        download = f"pip download --no-deps --only-binary=:all: --python-version {python} -d wheels"
+        bring.append(f"{download} {' '.join(names)}")
+    if "deepspeed" in of_parts:  # which has no wheel of its own
+        bring.append("pip wheel --no-deps --no-build-isolation -w wheels deepspeed")
+    return " ".join([*parts, f"Where there is a network: {' and '.join(bring)}; here: --wheels wheels."])
 
 
 def install(wheels: Path, site: Path) -> None:
-    """Install every wheel and source archive of a folder into another folder, which goes in front of PYTHONPATH.
+    """Install every wheel of a folder into another folder, which goes in front of PYTHONPATH.
 
     Raises:
         ValueError: the folder has none, or pip refuses; the message has pip's last line.
     """
-    archives = sorted(str(path) for pattern in ("*.whl", "*.tar.gz") for path in wheels.glob(pattern))
+    archives = sorted(map(str, wheels.glob("*.whl")))
     if not archives:
-        raise ValueError(f"--wheels {wheels}: no *.whl and no *.tar.gz is there.")
+        raise ValueError(f"--wheels {wheels}: no *.whl is there.")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-    command += ["--no-build-isolation", "--upgrade", "--disable-pip-version-check", "--target", str(site), *archives]
-    environment = os.environ | {"DS_BUILD_OPS": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command += ["--upgrade", "--disable-pip-version-check", "--target", str(site), *archives]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ValueError(f"--wheels {wheels}: pip can't install them: {lines[-1]}")

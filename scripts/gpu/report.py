@@ -107,6 +107,7 @@ def section(kind: str, results: dict[str, Parts]) -> str:
         measured = {part: r for part, r in results.get(stage, {}).items() if r["status"] == "measured"}
         if measured:
             lines += [f"### {stage.capitalize()}", "", *tell(measured), "", commands(measured), ""]
+    lines += in_the_middle(results.get("studies", {}))
     failed = [
         f"* {stage}, {part}: {record['status']}: {record['reason']}"
         for stage, parts in results.items()
@@ -114,6 +115,17 @@ def section(kind: str, results: dict[str, Parts]) -> str:
         if record["status"] not in ("measured", "unfinished")
     ]
     return "\n".join([*lines, *(["### Not measured", "", *failed, ""] if failed else [])])
+
+
+def in_the_middle(parts: Parts) -> list[str]:
+    """Runs of studies that have begun and are not finished, with what going on elsewhere takes along."""
+    rows = [row for record in parts.values() for row in record.get("rows") or [] if row.get("epochs")]
+    lines = [
+        f"* {row['run']}: {row['status']} after {row['epochs']:g} epochs, checkpoint of {row['checkpoint_mb']:g} MB"
+        for row in rows
+        if row["status"] != "finished"
+    ]
+    return ["### Runs in the middle", "", *lines, ""] if lines else []
 
 
 def name_of(results: dict[str, Parts]) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import bench
 import pytest
 from benchmarks.solvers import table_of
 from gpu import day as days
@@ -81,7 +84,7 @@ def test_a_part_that_crashes_or_hangs_loses_itself_alone_and_what_it_wrote_is_ke
     hangs = f"import subprocess; subprocess.Popen([sys.executable, '-c', {child!r}]); write([1]); time.sleep(60)"
     parts = [
         Part("crashes", program("write([{'value': 1}]); raise SystemExit('no memory')"), 60),
-        Part("hangs", program(hangs), 1),
+        Part("hangs", program(hangs), 1 / 3),
         Part("is silent", program(""), 60),
         Part("works", program("write([2])"), 60),
     ]
@@ -120,9 +123,25 @@ except KeyboardInterrupt:
     write([{'epochs': 3}], complete=False)
 """
     part = Part("study", program(code), 3600, open_ended=True)
-    assert run(part, minutes=13 / 60) == {"unfinished": 1}
+    assert run(part, minutes=12 / 60) == {"unfinished": 1}
     assert records(tmp_path)["study"]["rows"] == [{"epochs": 3}]
-    assert run(part, minutes=13 / 60) == {"unfinished": 1}
+    assert run(part, minutes=12 / 60) == {"unfinished": 1}
+
+
+def test_ctrl_c_ends_the_parts_and_records_nothing_of_them(run, tmp_path):
+    started = tmp_path / "started"
+    part = Part("slow", program(f"open({str(started)!r}, 'w'); time.sleep(60)"), 60)
+
+    def interrupt() -> None:
+        while not started.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(part, Part("next", program("write([1])"), 60))
+    assert time.monotonic() - before < 30 and not (tmp_path / "h100").exists()
 
 
 @pytest.mark.parametrize(
@@ -153,6 +172,36 @@ def test_every_stage_has_parts_with_names_of_their_own_and_files_that_exist(tmp_
     real = stages(Day("cuda", False, tmp_path, tmp_path, None, 1))
     parts = {(stage.name, part.name) for stage in real for part in stage.parts}
     assert {(bar.stage, bar.part) for bar in BARS} <= parts
+
+
+def test_bench_takes_the_arguments_of_the_real_sizes_too(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        bench, "PARTS", {name: lambda options, n=name: asked.append(n) or [{}] for name in bench.PARTS}
+    )
+    for stage in stages(Day("cuda", False, tmp_path, tmp_path, tmp_path, 1)):
+        for part in stage.parts:
+            if part.command[1].endswith("bench.py"):
+                words = ["cpu" if word == "cuda" else word for word in part.command[1:]]
+                monkeypatch.setattr(sys, "argv", [*words, "--json", str(tmp_path / "rows.json")])
+                bench.main()
+    assert set(asked) == {"solvers", "analysis", "share", "training", "update", "step", "methods"}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_the_training_script_takes_what_update_gives_it(tmp_path):
+    from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
+    from hf_tempbalance.huggingface.parser import ConfigArgumentParser
+    from hf_tempbalance.tasks.image_classification import RunArguments
+
+    found = stages(Day("cuda", False, tmp_path, tmp_path, tmp_path, 1))
+    part = next(part for stage in found for part in stage.parts if part.name == "overlap")
+    options = dict(pair.split("=") for pair in part.command[part.command.index("--train") + 1 :])
+    parser = ConfigArgumentParser((RunArguments, TempBalanceConfig, TempBalanceTrainingArguments))
+    parsed, _, arguments = parser.parse_options(options | {"bf16": "false", "output_dir": str(tmp_path)})
+    assert parsed.channels_last and parsed.width_factor == 1 and arguments.num_train_epochs == 3
+    assert options["bf16"] == "True" and Path(parsed.dataset).name == "cifar10"
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -231,6 +280,61 @@ def test_a_bar_is_told_with_its_spread_and_whether_it_holds(tmp_path):
     assert "NVIDIA H100 (85.0 GB), CUDA 13.0, driver 580, 16 cores; torch 2.11.0 (2026-11-25)" in text
 
 
+WRITTEN = {  # what the parts of each stage write
+    "smoke": {"float64": [{"check": "float64", "largest difference": 1e-9, "lacking": {"magma": "not built"}}]},
+    "solvers": {
+        "solvers": [
+            {
+                "dtype": "float32",
+                "side": 64,
+                "matrices": 8,
+                "seconds": {"torch": [0.016]},
+                "failed": {"magma": "not built"},
+            }
+        ]
+    },
+    "share": {"ResNet18": [{"model": "ResNet18", "steps": 390, "look": [0.039], "step": [0.01]}]},
+    "training": {
+        "throughput": [
+            {"contender": "trainer", "images_per_second": [9000.0]},
+            {"contender": "pipeline", "images_per_second": [10000.0]},
+        ],
+        "overlap": [
+            {"mode": "no looks", "seconds": 10.0, "waited": None, "between": None, "look": None},
+            {"mode": "overlapped", "seconds": 10.5, "waited": 0.0003, "between": 0.2, "look": 0.1},
+        ],
+        "step": [{"model": "ResNet-18", "optimizer": "SGD, momentum"}],
+        "methods": [{"model": "ResNet18", "seconds": {"tempbalance": [0.1], "farms": [0.3]}}],
+    },
+    "trainer": {"fsdp, 1 process": [{"task": "FSDP2", "processes": 1, "multipliers": {}}]},
+    "studies": {"jobs": [{"jobs": 1, "images_per_second": 1e4}, {"jobs": 4, "images_per_second": 3e4}]},
+}
+
+
+def test_everything_that_a_stage_writes_is_told(tmp_path):
+    for stage, parts in WRITTEN.items():
+        for part, rows in parts.items():
+            write(tmp_path, "nvidia-h100", stage, part, GPU, rows=rows)
+    cut = {"run": "farms--seed43", "status": "interrupted", "epochs": 120.0, "checkpoint_mb": 89.5}
+    write(tmp_path, "nvidia-h100", "studies", "gpu_cifar10, seed 43", GPU, status="unfinished", rows=[cut])
+    text = page([tmp_path])
+    for line in (
+        "| float32 | 64 | 8 | 2.000 | - | torch |",
+        "* magma: not built",
+        "| ResNet18 | 0.039 (0.039-0.039) | 390 | 0.0100 (0.0100-0.0100) |",
+        "| overlapped | 10.5 | 0.1 | 0.0003 | 0.2 |",
+        "| trainer | 9000 (9000-9000) |",
+        "| ResNet18 | 0.100 (0.100-0.100) | 0.300 (0.300-0.300) |",
+        "| FSDP2 | 1 |",
+        "Studies are run with 4 at a time.",
+        "* farms--seed43: interrupted after 120 epochs, checkpoint of 89.5 MB",
+    ):
+        assert line in text.splitlines(), line
+    assert "0.90 (0.90-0.90): holds" in bar(text, "images per second, to a loop without Trainer")
+    assert "0.150% (0.150%-0.150%): holds" in bar(text, "wait of looks beside training, every 20 steps")
+    assert "1.000% (1.000%-1.000%): holds" in bar(text, "look beside an epoch of ResNet18, bf16")
+
+
 def test_two_kinds_of_gpu_are_told_beside_each_other(tmp_path):
     write(tmp_path, "nvidia-h100", "analysis", "ResNet18", GPU, rows=look([1.0], [12.0]))
     write(
@@ -258,7 +362,7 @@ def test_two_kinds_of_gpu_are_told_beside_each_other(tmp_path):
         (["--out", "{full}"], "has files already: --continue"),
         (["--only", "smoek", "--list", "--device", "cpu"], "Did you mean 'smoke'?"),
         pytest.param(["--out", "{new}"], "sees no CUDA device", marks=pytest.mark.slow),  # torch in another process
-        (["--wheels", "{empty}", "--out", "{new}"], "no *.whl and no *.tar.gz is there."),
+        (["--wheels", "{empty}", "--out", "{new}"], "no *.whl is there."),
         (["report", "{missing}"], "is not a folder of a GPU day."),
     ],
 )
@@ -297,7 +401,7 @@ def test_the_first_line_says_what_is_missing_and_how_to_bring_it(monkeypatch, tm
     monkeypatch.setattr(machine, "PACKAGES", {"torch": "torch", "not_there": "not-there"})
     monkeypatch.setattr(machine, "OF_PARTS", {"nor_this": "nor-this"})
     line = machine.what_is_missing(tmp_path)
-    start = "Missing: not-there. Missing for single parts: nor-this. Where there is a network: python -m pip download "
+    start = "Missing: not-there. Missing for single parts: nor-this. Where there is a network: pip download "
     assert line.startswith(start)
     assert line.endswith("-d wheels not-there nor-this; here: --wheels wheels.")
     (tmp_path / "not_there").mkdir()
@@ -324,11 +428,14 @@ def test_wheels_are_installed_for_the_day_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_dry_run_gets_through_all_stages_and_is_done_then(tmp_path):
-    done = gpu_day("--device", "cpu", "--tiny", "--out", tmp_path / "dry")
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = {path.stem for path in (tmp_path / "dry" / "cpu-tiny").glob("*.json")} - {"solvers_table"}
-    assert found == {stage.name for stage in stages(Day("cpu", True, tmp_path, tmp_path, None, 1))}
-    again = gpu_day("--device", "cpu", "--tiny", "--continue", tmp_path / "dry")
-    assert "measured" not in again.stdout.splitlines()[-1] and again.returncode == 0
-    assert "Nothing has been measured on a GPU yet" in page([tmp_path / "dry"])
+def test_a_dry_run_that_is_gone_on_with_has_nothing_left_to_do_and_is_no_measurement(tmp_path):
+    chosen = ["--device", "cpu", "--tiny", "--only", "solvers", "share", "analysis"]  # .ci/run has all stages
+    begun = gpu_day(*chosen, "--out", tmp_path / "dry")
+    assert begun.returncode == 0 and "3 measured" in begun.stdout, begun.stdout + begun.stderr
+    again = gpu_day(*chosen, "--continue", tmp_path / "dry")
+    assert again.returncode == 0 and "3 kept" in again.stdout
+    table = json.loads((tmp_path / "dry" / "cpu-tiny" / "solvers_table.json").read_text())
+    assert {row["side"] for row in table["rows"]} == {32, 48} and table["backend"] == "cpu"
+    written = gpu_day("report", tmp_path / "dry", "--output", tmp_path / "gpu.md")
+    assert written.returncode == 0, written.stderr
+    assert "Nothing has been measured on a GPU yet" in (tmp_path / "gpu.md").read_text()
