@@ -89,7 +89,7 @@ def write_model_card(
         summary=text.summary(run, config, facts.name, data["base_model"]),
         snippet=_snippet(config, task, repo_id),
         code_file=_code_file(config),
-        measured_on=f"On the split {facts.split} of {facts.name}." if facts.split and facts.name else "",
+        measured_on=facts.measured_on,
         results=[(key.removeprefix("eval_"), f"{value:.4g}", _epoch_of(run, key)) for key, value in _metrics(run)],
         curves=_curves(run),
         training=text.training(run),
