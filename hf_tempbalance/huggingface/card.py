@@ -87,7 +87,7 @@ def _run_of(trainer: Trainer, settings: TempBalanceConfig | None) -> Run:
     if (folder / RESULTS_NAME).is_file():
         results = read_results(folder)
         run.options, run.environment = results.get("config", {}), results.get("environment", run.environment)
-        run.seconds = results.get("seconds")
+        run.seconds, run.predictions = results.get("seconds"), results.get("predictions", [])
     return run
 
 

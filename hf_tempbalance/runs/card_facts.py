@@ -62,4 +62,8 @@ class DataFacts:
     def measured_on(self) -> str:
         """Where the metrics are from, as a sentence; empty where it is not known."""
         split = f"the split {self.split}" if self.split else f"a part of the split {self.part_of}"
-        return f"On {split} of {self.name}." if self.name and (self.split or self.part_of) else ""
+        return (
+            f"On {split} of {self.name}, where a name tells no other."
+            if self.name and (self.split or self.part_of)
+            else ""
+        )

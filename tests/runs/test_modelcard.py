@@ -186,8 +186,8 @@ def squares(train: str = "train", evaluated: str = "validation") -> tuple[datase
 @pytest.mark.parametrize(
     ("splits", "split", "words"),
     [
-        (("train", "validation"), "validation", "On the split validation of squares."),
-        (("train", "train"), None, "On a part of the split train of squares."),
+        (("train", "validation"), "validation", "On the split validation of squares, where"),
+        (("train", "train"), None, "On a part of the split train of squares, where"),
     ],
 )
 def test_data_set_configuration_and_split_are_what_datasets_knows(tmp_path, splits, split, words):
@@ -213,10 +213,12 @@ def test_a_plain_trainer_with_the_callback_and_a_recorded_run_have_the_card_too(
     trainer = Trainer(model, args, **data, callbacks=callbacks)
     trainer.train()
     trainer.save_model()
+    predicted = trainer.predict(evaluated).metrics["test_accuracy"]
     records[0].finish(None)
     write_model_card(read_run(tmp_path), repo_id="me/net")  # from the files alone, as scripts/push_to_hub.py does
     recorded = ModelCard.load(tmp_path / "README.md")
-    assert recorded.data.datasets == ["me/squares"] and recorded.data.eval_results[0].dataset_split == "validation"
+    assert recorded.data.datasets == ["me/squares"] and f"| test_accuracy | {predicted:.4g} | 2 |" in recorded.text
+    assert {result.dataset_split for result in recorded.data.eval_results} == {"validation", "test"}
     (tmp_path / "results.json").unlink()
     write_card_of(trainer)
     plain = ModelCard.load(tmp_path / "README.md")
