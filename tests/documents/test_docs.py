@@ -10,6 +10,7 @@ from forked import run_directly
 
 import hf_tempbalance
 from hf_tempbalance.study.study_file import load_study
+from hf_tempbalance.study.tables import seeds_table
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,11 @@ def test_the_printed_study_is_read(tmp_path):
     study = load_study(tmp_path / "mine.yaml")
     assert study.tune.values == (0.05, 0.1)
     assert study.options_of({"architecture": "vgg16_cifar", "method": "tempbalance"})["max_ratio"] == 1.4
+
+
+def test_the_printed_table_of_seeds_is_what_its_command_prints():
+    text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert "\n".join(["study.py seeds --sd 1.8", "```", "", *seeds_table(1.8, [3, 5, 10, 20, 50])]) in text
 
 
 def test_every_shipped_study_is_in_the_table_with_its_number_of_runs():
