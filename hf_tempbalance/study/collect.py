@@ -163,7 +163,7 @@ def _mean_multiplier(folder: Path) -> float:
 
 
 def _layers(history: Path) -> list[dict[str, Any]]:
-    """alpha of each layer at the first and the last look; nothing where the run has no history."""
+    """alpha of each layer at the first and the last look, to six digits; nothing where the run has no history."""
     try:
         looks = read_history(history)
     except (OSError, ValueError):
@@ -172,6 +172,6 @@ def _layers(history: Path) -> list[dict[str, Any]]:
         return []
     return [
         {key: first[key] for key in ("name", "excluded_by")}
-        | {"alpha_start": first["alpha"], "alpha_end": last["alpha"]}
+        | {name: float(f"{layer['alpha']:.6g}") for name, layer in (("alpha_start", first), ("alpha_end", last))}
         for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=False)
     ]
