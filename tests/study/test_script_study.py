@@ -323,3 +323,6 @@ def test_a_trial_that_failed_is_published_as_well_so_that_its_cell_has_its_value
     assert kept.chosen == whole.chosen and kept.chosen[("none",)] == 0.01
     assert kept.left_out[bad] == "it has not finished (status: failed: RuntimeError: can't read data)"
     assert kept.left_out.keys() == whole.left_out.keys()
+    write_results(tmp_path / "out" / RUNS_NAME / study.trials()[1].name, failed)
+    reason = collect(tmp_path / "out").left_out["none"]
+    assert reason == "its learning_rate can't be chosen: no value has only trials that finished"
