@@ -18,7 +18,6 @@ import re
 import sys
 import types
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import fields
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -26,10 +25,11 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from .config import TempBalanceConfig
 from .huggingface.attachment import Attachment
-from .options import nearest
+from .options import nearest, number
 
 
 PROG = "hf-tempbalance run"
+PLAIN = "none"  # the preset that is no method
 SECRET = re.compile(r"token|password|secret|api[_-]?key", re.IGNORECASE)
 
 # Nothing here may import torch or transformers: a script sets environment variables before it does so itself.
@@ -99,22 +99,28 @@ def config_of(options: argparse.Namespace) -> TempBalanceConfig | None:
         OSError: the file can't be read.
     """
     hints = get_type_hints(TempBalanceConfig)
-    flags = {name: value for name in hints if (value := getattr(options, name, None)) is not None}
-    if options.preset == "none":
-        if flags or options.config:
-            name = next(iter(flags), "config")
+    flags = {name: _parsed(value) for name in hints if (value := getattr(options, name, None)) is not None}
+    if options.preset == PLAIN and options.config:
+        raise ValueError(f"--preset {PLAIN} is plain training and has no settings. Leave out --config, or the preset.")
+    return settings_of(options.preset, ({} if options.config is None else _read_settings(options.config)) | flags)
+
+
+def settings_of(preset: str, changes: dict[str, Any]) -> TempBalanceConfig | None:
+    """The settings of a preset with changes; a number may be a text, as YAML has ``1e-5``. None: plain training.
+
+    Raises:
+        ValueError: a name, a key or a value is not allowed.
+    """
+    if preset == PLAIN:
+        if changes:
             raise ValueError(
-                f"--preset none is plain training and has no settings. Leave out --{name}, or the preset."
+                f"--preset {PLAIN} is plain training and has no settings. Leave out --{next(iter(changes))}, or the "
+                "preset."
             )
         return None
-    changes = ({} if options.config is None else _read_settings(options.config)) | {
-        name: _parsed(text) for name, text in flags.items()
-    }
-    for name, value in changes.items():
-        if hints[name] is float and isinstance(value, str):  # YAML's 1e-5 is text
-            with suppress(ValueError):
-                changes[name] = float(value)
-    return TempBalanceConfig.preset(options.preset, **changes)
+    hints = get_type_hints(TempBalanceConfig)
+    numbers = {name: number(value) for name, value in changes.items() if hints.get(name) is float}
+    return TempBalanceConfig.preset(preset, **changes | numbers)
 
 
 def masked(arguments: Sequence[str]) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
 
 
-EXTRAS = "pip install 'hf_tempbalance[train,plots]' has what commands and scripts need."
+# Module that a plain installation lacks -> the extra of setup.cfg that has it; where two have it, the smaller one.
+EXTRAS = dict.fromkeys(("jinja2", "matplotlib", "scipy"), "plots")
+EXTRAS |= dict.fromkeys(("torchvision", "timm", "datasets", "evaluate", "sklearn"), "train")
 
 
 def printable(text: object, keep: str = "") -> str:
@@ -25,6 +28,21 @@ def printable(text: object, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def missing(error: ImportError) -> str:
+    """What an import failed for and what to install, as a sentence."""
+    module = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or module not in EXTRAS:
+        return f"{error} (pip install 'hf_tempbalance[train,plots]' has what commands and scripts need)"
+    return f"{module} is not installed: pip install 'hf_tempbalance[{EXTRAS[module]}]'"
+
+
+def screen_width() -> int | None:
+    """Cells of a line of stdout: the terminal's, or what COLUMNS says; None in a pipe, where a line has no end."""
+    # With LINES beside it nobody said it: readline puts both into the environment of a program's children.
+    is_set = os.environ.get("COLUMNS", "").isdigit() and "LINES" not in os.environ
+    return shutil.get_terminal_size().columns if is_set or sys.stdout.isatty() else None
 
 
 def run_command(name: str, command: Callable[[], object], *, debug: bool) -> int:
@@ -56,7 +74,7 @@ def run_command(name: str, command: Callable[[], object], *, debug: bool) -> int
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, ImportError):
-        return f"{error}. {EXTRAS}"
+        return missing(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}."
     if isinstance(error, (ValueError, OSError)) and str(error):

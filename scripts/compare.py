@@ -6,6 +6,7 @@ python scripts/compare.py runs/quickstart/sgd runs/quickstart/tempbalance --pict
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,27 @@ def main() -> None:
     parser.add_argument("base", type=Path, help="output folder of a run")
     parser.add_argument("other", type=Path, help="output folder of the other run")
     parser.add_argument("--picture", type=Path, help="where to write the picture (PNG, PDF or SVG)")
+    parser.add_argument("--wide", action="store_true", help="whole tables, however narrow the terminal")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
 
-    from hf_tempbalance.cli.compare_runs import as_text
+    from hf_tempbalance.cli.compare_runs import USUAL_WIDTH, as_text
     from hf_tempbalance.runs.compare import compare_runs
     from hf_tempbalance.runs.results import read_results
+    from hf_tempbalance.terminal import screen_width
 
+    width = None if options.wide else screen_width()
     found = {folder: read_results(folder) for folder in (options.base, options.other)}
     # With held-out images there is an accuracy on each split.
     has_splits = any("eval_test_accuracy" in epoch for epoch in found[options.base].get("epochs", []))
     comparison = compare_runs([options.base], [options.other], "eval_test_accuracy" if has_splits else "eval_accuracy")
-    print(as_text(comparison))
+    print(as_text(comparison, None if options.wide else width or USUAL_WIDTH))
     sides = (comparison.base, comparison.other)
     ends = {side.name: final_alphas(found[Path(side.runs[0].run.folder)]) for side in sides}
     tuned = [side for side in sides if side.runs[0].run.looks]
     for side in tuned:
-        print(f"\n{layers_table(side.name, side.runs[0].run.looks, ends)}")
+        run = side.runs[0].run
+        print("", *layers_table(side.name, run.looks, ends, width, run.settings), sep="\n")
     if options.picture is not None:
         if not tuned:
             raise ValueError("Neither run has a look at its layers to draw. Give one with TempBalance.")
@@ -50,23 +55,51 @@ def final_alphas(results: dict[str, Any]) -> dict[str, float]:
     return {layer["name"]: layer["alpha_end"] for layer in results.get("layers", []) if layer.get("alpha_end")}
 
 
-def layers_table(name: str, looks: list[dict[str, Any]], ends: dict[str, dict[str, float]]) -> str:
-    """alpha of each layer at the first look of a run and at the end of all runs, alpha_relative, multiplier."""
-    rows = [("layer", "at start", *ends, "relative", "multiplier", "at the end")]
+def layers_table(
+    name: str,
+    looks: list[dict[str, Any]],
+    ends: dict[str, dict[str, float]],
+    width: int | None,
+    settings: dict[str, Any] | None,
+) -> list[str]:
+    """alpha of each layer at the first look of a run and at the end of all runs, alpha_relative, multiplier.
+
+    Args:
+        name: of the run's method.
+        ends: name of a run -> its `final_alphas`, which are of the paper's fit.
+        width: of the terminal; None for whole names and all columns.
+        settings: of TempBalance, for the name of the fit.
+    """
+    from hf_tempbalance.cli.tables import lay_out, sentences, shortened
+    from hf_tempbalance.config import TempBalanceConfig
+    from hf_tempbalance.terminal import printable
+
+    usual = TempBalanceConfig().fit
+    fit = (settings or {}).get("fit", usual)
+    heads = [*ends] if width is None else shortened([*ends], max(width // 5, 8))
+    columns: dict[str, list[str]] = {head: [] for head in ("layer", "at start", *heads, "relative", "multiplier")}
     for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=True):
-        alphas = [f"{end[first['name']]:.2f}" if first["name"] in end else "-" for end in ends.values()]
+        alphas = [end.get(first["name"], math.nan) for end in ends.values()]
         rule = first["excluded_by"]
-        rates = ["1", f"({rule})"] if rule else [f"{look['multiplier']:.2f}" for look in (first, last)]
-        rows.append((first["name"], f"{first['alpha']:.2f}", *alphas, f"{last['alpha_relative']:.2f}", *rates))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        f"Layers of {name}: alpha at the start and the end of each run, alpha_relative at the end, multiplier at both"
-    ]
-    lines += [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return "\n".join(lines)
+        multipliers = f"({rule})" if rule else " to ".join(f"{look['multiplier']:.2f}" for look in (first, last))
+        numbers = [_number(value) for value in (first["alpha"], *alphas, last["alpha_relative"])]
+        for column, cell in zip(columns.values(), (printable(first["name"]), *numbers, multipliers), strict=True):
+            column.append(cell)
+    of_ends = "" if fit == usual else f" (fit {usual} at the end)"
+    what = f"Layers of {name}: alpha, fit {fit}, at the start and the end of each run{of_ends}, alpha_relative at "
+    what += "the end, multiplier at both" + (" (of one look)" if len(looks) == 1 else "")
+    lines = sentences(what, width)
+    lines += lay_out(columns, width, first=("multiplier", "at start", *heads, "relative")).lines
+    tuned = [layer for layer in looks[-1]["layers"] if not layer["excluded_by"]]
+    if not any(math.isfinite(layer["alpha"]) for layer in tuned):
+        lines += sentences("No tuned layer has an exponent at the end: all keep the schedule's rate.", width)
+    elif len(tuned) == 1:
+        lines += sentences("One layer is tuned, so there is nothing to balance it with: its multiplier is 1.", width)
+    return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "-"
 
 
 if __name__ == "__main__":

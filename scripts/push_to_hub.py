@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_dir", type=Path, help="output folder of scripts/train.py or of a Trainer")
     parser.add_argument("repo_id", help="owner/name; it is created if it does not exist")
+    parser.add_argument("--dataset", help="Hub id or name of the data, where the run does not tell")
     parser.add_argument("--license", help="licence of the weights, such as apache-2.0 or mit")
     parser.add_argument("--private", action="store_true", help="create the repository as a private one")
     parser.add_argument("--card_only", action="store_true", help="write README.md and its picture, upload nothing")
@@ -41,7 +42,7 @@ def main() -> None:
     trained = read_run(options.output_dir)
     if not any(options.output_dir.glob("*.safetensors")):
         raise ValueError(f"{options.output_dir} has no safetensors file. Call trainer.save_model() first.")
-    name, dataset_id = dataset_of(trained.options.get("dataset"))
+    name, dataset_id = dataset_of(options.dataset or trained.options.get("dataset"))
     data = {"license": options.license} if options.license else None
     card = write_model_card(trained, repo_id=options.repo_id, data=data, dataset=name, dataset_id=dataset_id)
     if options.card_only:

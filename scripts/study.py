@@ -1,4 +1,4 @@
-"""Run a study (many runs of scripts/train.py, planned in a file) and report it with honest statistics.
+"""Run a study (many runs of scripts/train.py or of any Trainer script, planned in a file) and report it.
 
     python scripts/study.py run configs/studies/small_cpu.yaml --dry-run      list the runs, time a few steps
     python scripts/study.py run configs/studies/small_cpu.yaml --jobs 2       start, or go on after a kill
@@ -21,14 +21,15 @@ from typing import Any
 from hf_tempbalance.config import TempBalanceConfig
 from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
 from hf_tempbalance.huggingface.training_args import TempBalanceTrainingArguments
-from hf_tempbalance.runs.results import accuracies
 from hf_tempbalance.study.command import make_job
-from hf_tempbalance.study.cost import Estimator
+from hf_tempbalance.study.cost import Estimator, from_finished
 from hf_tempbalance.study.executors import Executor
 from hf_tempbalance.study.executors.local import LocalExecutor
 from hf_tempbalance.study.plan import Run, Study, matching
 from hf_tempbalance.study.runner import Outcome, Runner, choose, claim, has_ended, is_finished
+from hf_tempbalance.study.script_study import check_methods
 from hf_tempbalance.study.study_file import load_study
+from hf_tempbalance.study.values import curve_and_value
 from hf_tempbalance.tasks.image_classification import RECIPE, RunArguments, check
 from hf_tempbalance.terminal import printable
 
@@ -88,7 +89,7 @@ def run_command(options: argparse.Namespace) -> None:
     runner = Runner(study, folder, job_of, executor_of(options), only=options.only)
     claim(study, folder)
     try:
-        with ConsoleProgress() as progress:
+        with ConsoleProgress(study, "runs" if runner.epochs is None else "epochs") as progress:
             outcome = runner.run(progress)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("The same command goes on from the last checkpoints.") from error
@@ -148,7 +149,13 @@ def finish(outcome: Outcome, folder: Path) -> None:
 
 
 def check_options(study: Study) -> None:
-    """Every option of every run goes through the training script's own checks before anything starts."""
+    """Every option of every run goes through the training script's own checks before anything starts.
+
+    Of a script of others those of TempBalance do; its flags are its own.
+    """
+    if study.script is not None:
+        check_methods(study)
+        return
     seen = set()
     for one in study.possible_runs():
         key = repr({name: value for name, value in one.options.items() if name != "seed"})
@@ -170,14 +177,18 @@ def parse(one: Run) -> tuple[Any, TempBalanceConfig, TempBalanceTrainingArgument
 
 
 class ConsoleProgress:
-    """A bar over the epochs of the whole study with the time left; without a terminal a line for each run."""
+    """A bar over the whole study with the time left; without a terminal a line for each run.
 
-    def __init__(self) -> None:
+    unit: of the bar, "epochs" or "runs".
+    """
+
+    def __init__(self, study: Study, unit: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        self.study = study
         self.console = Console()
-        columns = (TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"), BarColumn(), TimeElapsedColumn())
+        columns = (TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"), BarColumn(), TimeElapsedColumn())
         self.bar = Progress(*columns, TextColumn("{task.description}", markup=False), console=self.console)
         self.task = self.bar.add_task("starting", total=1)
         self.start, self.done_before = time.time(), None
@@ -204,8 +215,11 @@ class ConsoleProgress:
         )
 
     def ended(self, one: Run, result: dict[str, Any]) -> None:
-        values = accuracies(result)
-        what = f"test accuracy {values[-1][1]:.4f}" if values else result.get("error", "no evaluation")
+        name = "test accuracy" if self.study.metric is None else self.study.metric.report
+        try:
+            what = result.get("error") or f"{name} {curve_and_value(self.study, result, held_out=False)[1]:.4f}"
+        except ValueError as error:
+            what = str(error)
         seconds = f"{result.get('seconds', 0):.0f} s"
         self.console.print(
             printable(f"{result.get('status', 'failed')}: {one.name}: {what}, {seconds}. {self.left}"),
@@ -216,25 +230,32 @@ class ConsoleProgress:
 
 
 def dry_run(study: Study, folder: Path, options: argparse.Namespace) -> None:
-    """The runs and what is left to do, in minutes, from a few timed steps of each kind of run."""
+    """The runs and what is left to do, in minutes from a few timed steps of each kind, or from finished runs."""
     chosen = choose(study, folder, has_ended=lambda one: has_ended(folder, one))
     known = {one.name: one for one in (*study.trials(), *study.finals(chosen))}
     runs = matching(known.values(), options.only)
-    estimator = Estimator()
-    costs = [estimator.estimate(options_of, args) for options_of, _, args in map(parse, runs)]
+    costs: list[float | str]
+    if study.script is None:
+        estimator = Estimator()
+        costs = [estimator.estimate(options_of, args) for options_of, _, args in map(parse, runs)]
+    else:
+        seconds = from_finished(study.possible_runs(), folder)
+        costs = [seconds.get(tuple(one.cell.values()), "unknown") for one in runs]
     left = 0.0
     for one, cost in zip(runs, costs, strict=True):
         done = is_finished(folder, one)
         left += 0.0 if done or isinstance(cost, str) else cost
         minutes = cost if isinstance(cost, str) else f"{cost / 60:6.1f} min"
         print(printable(f"{'finished' if done else 'to do':9} {one.name:64} {minutes}"))
-    print(f"{len(runs)} runs, {left / 3600:.1f} h of them to do, one after the other.")
+    to_do = [cost for one, cost in zip(runs, costs, strict=True) if not is_finished(folder, one)]
+    missing = sum(isinstance(cost, str) for cost in to_do)
+    hours = f"{left / 3600:.1f} h of them to do, one after the other" if missing < len(to_do) or not to_do else ""
+    without = f"{missing} to do of which no minutes are known" if missing else ""
+    print(f"{len(runs)} runs, {', and '.join(filter(None, (hours, without)))}.")
     unknown = len(study.combinations()) - len(chosen) if study.tune else 0
     if unknown:
         more = unknown * len(set(study.seeds) - set(study.tune.seeds))
-        print(
-            f"{more} more follow with the {study.tune.option} that is chosen for {unknown} cells on held-out images."
-        )
+        print(f"{more} more follow with the {study.tune.option} that is chosen for {unknown} cells on held-out data.")
 
 
 if __name__ == "__main__":

@@ -38,15 +38,22 @@ def train(options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalan
     """Train in an output folder that no other process is in."""
     from transformers import set_seed
 
+    from hf_tempbalance.huggingface.progress_callback import quiet_saves
     from hf_tempbalance.huggingface.results_callback import ResultsCallback
+    from hf_tempbalance.runs.card_facts import DataFacts
+    from hf_tempbalance.tasks.data import SOURCES, Source
 
+    quiet_saves()
     is_first = args.process_index == 0
     overwrite = options.overwrite_output_dir or (not is_first and args.resume_from_checkpoint is None)
     checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, overwrite=overwrite)
     set_seed(args.seed)
     trainer = make_trainer(options, tempbalance, args)
+    name, dataset_id = dataset_of(options.dataset)
+    source = SOURCES.get(options.dataset, Source(options.dataset))
+    data = DataFacts(name, dataset_id, source.config, options.test_split or source.test_split)
     settings = {
-        "config": asdict(options) | {"settings": tempbalance.to_dict()},
+        "config": asdict(options) | {"settings": tempbalance.to_dict()} | data.to_options(),
         "arguments": json.loads(args.to_json_string()),
     }
     results = ResultsCallback(masked(settings), is_resumed=checkpoint is not None)
@@ -64,7 +71,6 @@ def train(options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalan
         raise
     results.finish(trainer, "finished")
     if args.push_to_hub:
-        name, dataset_id = dataset_of(options.dataset)
         trainer.push_to_hub(dataset=name, dataset_tags=dataset_id)
 
 

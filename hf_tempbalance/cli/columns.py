@@ -1,15 +1,18 @@
-"""The columns of ``hf-tempbalance analyze``."""
+"""The columns of ``hf-tempbalance analyze``, and numbers as text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ..config import Fit
 
 
 if TYPE_CHECKING:
     from ..spectra.analysis import LayerSpectrum
 
+WITH_LIMITS: Fit = "goodness-of-fit"  # the one fit whose exponents WeightWatcher's limits are made for
+LOWER, UPPER = 2, 6
 # Column -> value, in WeightWatcher's words where it has one.
 COLUMNS = {
     "layer_id": lambda number, s: number,
@@ -31,39 +34,51 @@ COLUMNS = {
     "log_spectral_norm": lambda number, s: _log10(s.spectral_norm),
     "stable_rank": lambda number, s: s.stable_rank,
     "entropy": lambda number, s: s.entropy,
-    "warning": lambda number, s: verdict(s.alpha),
-    "excluded_by": lambda number, s: s.excluded_by or "",
 }
-SHOWN = ["name", "layer_type", "N", "M", "rf", "num_evals", "alpha", "alpha_relative", "D", "xmin"]
-SHOWN += ["alpha_weighted", "spectral_norm", "stable_rank", "warning", "excluded_by"]
-# What a narrow terminal shows first; of other columns those on the left.
-FIRST = ["name", "alpha", "alpha_relative", "alpha A", "alpha B", "difference", "D", "warning", "excluded_by"]
-FIRST += ["num_traps", "num_evals", "stable_rank", "N", "M"]
+# Behind them in every row: "warning" (see `verdict`), "excluded_by" and "fit".
+TEXTS = ("warning", "excluded_by", "fit")
 # Columns of `hf_tempbalance.spectra.spikes`; num_traps only with --traps.
 SPIKES = ["sigma", "num_pl_spikes", "num_ERG_spikes", "num_traps"]
+SHOWN = ["name", "layer_type", "N", "M", "rf", "num_evals", "alpha", "alpha_relative", "D", "xmin"]
+SHOWN += ["alpha_weighted", "spectral_norm", "stable_rank", "warning", "excluded_by"]
+# In a terminal N and M are one column, and so are WeightWatcher's word and the rule.
+IN_TERMINAL = ["name", "layer_type", "NxM", "rf", "num_evals", "alpha", "alpha_relative", "D", "xmin"]
+IN_TERMINAL += ["alpha_weighted", "spectral_norm", "stable_rank", "verdict"]
+FIRST = ["NxM", "alpha", "num_traps", "alpha_relative", "D", "verdict"]
+LEFT = ("layer_type", "warning", "excluded_by", "verdict", "fit")
+DECIMALS = {"alpha": 3, "alpha_relative": 3, "D": 3, "difference": 3}
+LARGE = 1e5
 
 
-def fitting(table: dict[str, Sequence[str]], width: int) -> list[str]:
-    """The columns that fit into so many characters, in their order; the name may be folded to half of them.
-
-    table: heading -> texts of the column, without the heading.
-    """
-    wide = {name: max(map(len, (name, *texts))) + 2 for name, texts in table.items()}
-    if "name" in wide:
-        wide["name"] = min(wide["name"], width // 2)
-    chosen: set[str] = set()
-    for name in sorted(table, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
-        if sum(wide[other] for other in chosen) + wide[name] > width:
-            break
-        chosen.add(name)
-    return [name for name in table if name in chosen]
+def row_of(number: int, spectrum: LayerSpectrum, fit: str) -> dict[str, Any]:
+    """All columns of a layer. number: its place in the model, from 0."""
+    values = {name: column(number, spectrum) for name, column in COLUMNS.items()}
+    texts = (verdict(spectrum.alpha, fit), spectrum.excluded_by or "", fit)
+    return values | dict(zip(TEXTS, texts, strict=True))
 
 
-def verdict(alpha: float) -> str:
-    """WeightWatcher's word for an exponent: "over-trained" below 2, "under-trained" above 6."""
-    if alpha < 2:
+def in_terminal(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the two columns that a terminal has instead of four."""
+    return row | {"NxM": f"{row['N']}x{row['M']}", "verdict": row["excluded_by"] or row["warning"]}
+
+
+def verdict(alpha: float, fit: str) -> str:
+    """WeightWatcher's word for an exponent of its fit: "over-trained" below 2, "under-trained" above 6."""
+    if fit != WITH_LIMITS:
+        return ""
+    if alpha < LOWER:
         return "over-trained"
-    return "under-trained" if alpha > 6 else ""
+    return "under-trained" if alpha > UPPER else ""
+
+
+def as_text(column: str, value: Any) -> str:
+    """A cell: the numbers of a column with the same number of decimals, or with 4 digits."""
+    if not isinstance(value, float):
+        return str(value)
+    if not math.isfinite(value):
+        return "-"
+    decimals = DECIMALS.get(column.partition(" ")[0])
+    return f"{value:.4g}" if decimals is None or abs(value) >= LARGE else f"{value:.{decimals}f}"
 
 
 def _matrix(spectrum: LayerSpectrum) -> tuple[int, int]:

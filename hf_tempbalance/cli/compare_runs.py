@@ -1,20 +1,21 @@
-"""``hf-tempbalance compare-runs BASE... --with OTHER...``: its options, and the comparison as text of 80 columns."""
+"""``hf-tempbalance compare-runs BASE... --with OTHER...``: its options, and the comparison as text."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..terminal import printable, screen_width
 
 
 if TYPE_CHECKING:
     from ..runs.compare import Comparison, Side
     from ..runs.settings import Difference
 
-WIDTH = 80
+USUAL_WIDTH = 80  # where there is no terminal
 SHOWN_SETTINGS = 12
 
 
@@ -28,6 +29,7 @@ def add_compare_runs(commands: Any) -> None:
     )
     parser.add_argument("--metric", default="eval_accuracy", help="a key of the evaluations; eval_accuracy")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write one HTML page with curves of all runs")
+    parser.add_argument("--wide", action="store_true", help="whole names and settings, however narrow the terminal")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -41,7 +43,7 @@ def compare_runs_command(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(finite(comparison.to_dict()), indent=2, allow_nan=False))
     else:
-        print(as_text(comparison))
+        print(as_text(comparison, None if options.wide else screen_width() or USUAL_WIDTH))
     if options.output is not None:
         from ..runs.compare_page import write_page
 
@@ -50,25 +52,31 @@ def compare_runs_command(options: argparse.Namespace) -> None:
             print(f"\nPage: {path}")
 
 
-def as_text(comparison: Comparison) -> str:
-    """The comparison for a terminal: tables are never cut, sentences are broken between words."""
+def as_text(comparison: Comparison, width: int | None = USUAL_WIDTH) -> str:
+    """The comparison for a terminal of so many cells; None: names and settings are whole."""
+    from .tables import sentences, shortened
+
     direction = f", {comparison.direction} is better" if comparison.direction else ""
-    lines = [f"{comparison.metric}, last value of each run{direction}", ""]
+    lines = [*sentences(f"{comparison.metric}, last value of each run{direction}", width), ""]
     sides = (comparison.base, comparison.other)
-    rows: list[tuple[str, ...]] = [("", "runs", "mean", "sd", "best", "loss", "seconds", "stood still")]
-    rows += [_side_row(side) for side in sides]
-    lines += _table(rows)
-    lines += ["", *_table([("seed", *(side.name for side in sides), "difference"), *_pair_rows(comparison)])]
-    lines += ["", *_wrapped(comparison.sentence())]
+    heads = ("", "runs", "mean", "sd", "best", "loss", "seconds", "stood still")
+    lines += _table(heads, [_side_row(side) for side in sides], width, ("mean", "sd", "runs", "loss", "best"))
+    # Names of two runs, which may be paths, share a line with the seed and the difference.
+    names = [side.name for side in sides]
+    if width is not None:
+        names = shortened(names, max((width - 30) // 2, 10))
+    pairs = _pair_rows(comparison)
+    lines += ["", *_table(("seed", *names, "difference"), pairs, width, ("difference", *names))]
+    lines += ["", *sentences(comparison.sentence(), width)]
     means = {side.name: sum(run.mean_multiplier for run in side.runs) / len(side.runs) for side in sides}
     told = [f"{name} {mean:.3f}" for name, mean in means.items() if mean != 1]
     if told:
-        lines += _wrapped(f"Mean multiplier of the tuned layers: {', '.join(told)}.")
+        lines += sentences(f"Mean multiplier of the tuned layers: {', '.join(told)}.", width)
     if comparison.settings:
-        lines += ["", "Settings that differ:", *_setting_lines(comparison.settings)]
+        lines += ["", "Settings that differ:", *_setting_lines(comparison.settings, width)]
     for warning in comparison.warnings:
-        lines += ["", *_wrapped(warning, "! ")]
-    return "\n".join(line.rstrip() for line in lines)
+        lines += ["", *sentences(warning, width, "! ")]
+    return printable("\n".join(line.rstrip() for line in lines), keep="\n")
 
 
 def _side_row(side: Side) -> tuple[str, ...]:
@@ -96,32 +104,31 @@ def _pair_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     return rows
 
 
-def _setting_lines(settings: list[Difference]) -> list[str]:
+def _setting_lines(settings: list[Difference], width: int | None) -> list[str]:
+    from .tables import shortened
+
     lines = []
     for setting in settings[:SHOWN_SETTINGS]:
         values = [", ".join(side) or "-" for side in (setting.base, setting.other)]
         line = f"  {setting.name}: {values[0]} | {values[1]}"
-        # Long values, as paths and dictionaries have, go below each other; none is cut.
-        lines += [line] if len(line) <= WIDTH else [f"  {setting.name}:", f"    {values[0]}", f"  | {values[1]}"]
+        if width is None or len(line) <= width:
+            lines.append(line)
+        else:  # long values, as paths and dictionaries have, go below each other
+            lines += [f"  {shortened([setting.name], width - 3)[0]}:"]
+            lines += [f"  {mark} {value}" for mark, value in zip(" |", shortened(values, width - 4), strict=True)]
     if len(settings) > SHOWN_SETTINGS:
         lines.append(f"  and {len(settings) - SHOWN_SETTINGS} more, see --json or --output")
     return lines
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns to the right, the first to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
+def _table(
+    heads: tuple[str, ...], rows: list[tuple[str, ...]], width: int | None, first: tuple[str, ...]
+) -> list[str]:
+    """Columns to the right, the first to the left; what has no room is left out."""
+    from .tables import lay_out
 
-
-def _wrapped(text: str, mark: str = "") -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark), break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
+    columns = {head: [row[position] for row in rows] for position, head in enumerate(heads)}
+    return lay_out(columns, width, first=first, has_parts=False).lines
 
 
 def _mean(values: list[float]) -> float:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from ..spectra.weights import Unreadable, Weight, find_weights
+from ..terminal import missing
 
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SEED = 0  # of random weights
 HEADER_LENGTH = 8  # bytes at the start of a safetensors file: the size of the JSON that follows
 INDEX_NAME, WEIGHTS_NAME = "model.safetensors.index.json", "model.safetensors"
 # Two-dimensional weights that are embeddings in the architectures of transformers; a file does not say.
@@ -32,11 +34,17 @@ EMBEDDING = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """The weights behind a name, in order. has_model: whether the order and the kinds are a model's own."""
+    """The weights behind a name, in order.
+
+    Attributes:
+        has_model: whether the order and the kinds are a model's own.
+        weights_are: what a name of timm does not tell: random weights, or timm's; empty for all else.
+    """
 
     name: str
     weights: list[Weight]
     has_model: bool
+    weights_are: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +63,23 @@ class StoredWeight(Weight):
         return self.load()
 
 
-def open_source(name: str) -> Source:
+def open_source(name: str, *, pretrained: bool = False) -> Source:
     """Find the weights behind a name.
 
     Args:
         name: a ``.safetensors`` file, the index of sharded ones, a folder with either (of ``save_pretrained``),
             ``module:factory`` (a function without arguments that returns a model), a name of timm's registry, or a
             Hub id (owner/name), of which the safetensors files are downloaded.
+        pretrained: take timm's weights of a name of timm, in the place of random ones, which are the same each time.
 
     Raises:
-        ValueError: it is none of these, a pickle, damaged, or has no weights. The message says what to do.
+        ValueError: it is none of these, a pickle, damaged, or has no weights, or they can't be downloaded. The message
+            says what to do.
+        ModuleNotFoundError: it may be a name of timm, which is not installed.
     """
     path = Path(name).expanduser()
+    if pretrained and (path.exists() or not re.fullmatch(r"[\w.-]+", name)):
+        raise ValueError(f"--pretrained is for a name of timm, and {name} has its own weights. Leave it out.")
     if path.exists():
         return Source(name, list(_read(_file_of(path))), has_model=False)
     if path.suffix in {".safetensors", ".json", *PICKLES} or ".." in path.parts or path.is_absolute():
@@ -75,12 +88,13 @@ def open_source(name: str) -> Source:
         return Source(name, list(find_weights(_call(*name.split(":")))), has_model=True)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return Source(name, list(_read(_download(name))), has_model=False)
-    model = _timm_model(name)
+    model = _timm_model(name, pretrained=pretrained)
     if model is None:
         raise ValueError(
             f"{name!r} is no file or folder, no name of timm's registry, no Hub id (owner/name) and no module:factory."
         )
-    return Source(name, list(find_weights(model)), has_model=True)
+    weights_are = "timm's pretrained weights" if pretrained else f"random weights (seed {SEED})"
+    return Source(name, list(find_weights(model)), has_model=True, weights_are=weights_are)
 
 
 def _file_of(path: Path) -> Path:
@@ -214,16 +228,25 @@ def _download(repo_id: str) -> Path:
     return _file_of(Path(folder))
 
 
-def _timm_model(name: str) -> nn.Module | None:
+def _timm_model(name: str, *, pretrained: bool) -> nn.Module | None:
     try:
         import timm
-    except ImportError:
-        return None
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{name} is no file or folder; {missing(error)}", name=error.name) from error
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     from ..tasks import backbones  # noqa: F401  registers the *_cifar networks
 
+    if not timm.is_model(name):
+        return None
     try:
-        return timm.create_model(name) if timm.is_model(name) else None
-    except RuntimeError as error:  # a tag of weights that the architecture does not have
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            return timm.create_model(name, pretrained=pretrained)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = type(error).__name__  # as for the Hub
+        raise ValueError(f"timm's weights of {name} can't be downloaded ({reason}). Check the network.") from error
+    except RuntimeError as error:  # a tag of weights that the architecture does not have, or none at all
         raise ValueError(f"{name}: timm says {str(error).rstrip('.')}.") from error
 
 

@@ -95,9 +95,10 @@ class Attachment:
         """
         failure = None
         if error is not None and not (isinstance(error, SystemExit) and error.code in (None, 0)):
-            failure = f"{type(error).__name__}: {error}"
+            failure = f"{type(error).__name__}: {error}".removesuffix(": ")
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         for record in self.records:
-            record.finish(failure if record is self.records[-1] else None)
+            record.finish(failure if record is self.records[-1] else None, status)
         script = os.path.basename(self.about["script"])
         lines = list(dict.fromkeys(self.notes))
         if not self.trainers:
@@ -111,7 +112,7 @@ class Attachment:
             what = (
                 f"TempBalance, {record.results['looks']} looks" if record.results["config"]["tempbalance"] else "plain"
             )
-            end = "" if record.results["status"] == "finished" else ", failed"
+            end = "" if record.results["status"] == "finished" else f", {record.results['status']}"
             lines.append(f"{record.path} ({what}, {record.results['seconds']:.1f} s{end})")
         if len({record.path.parent for record in self.records}) < len(self.records):
             lines.append(

@@ -17,6 +17,7 @@ from ..runs.modelcard import CARD_NAME, write_model_card
 from ..runs.results import RESULTS_NAME, read_results
 from ..runs.run import Run
 from .callback_state import kept_of
+from .trained_on import base_model_of, data_facts
 from .training_args import output_folder
 
 
@@ -47,18 +48,21 @@ def write_card_of(
     """
     folder = output_folder(trainer.args)
     config = _config_of(trainer.model)
-    base = finetuned_from or _base_model(config)
+    base = finetuned_from or base_model_of(trainer.model)
     if not license and base and not trainer.is_in_train:  # a checkpoint does not wait for the Hub
         license = TrainingSummary(model_name or folder.name, finetuned_from=base).license
     kept = _listed(ModelCard.load(folder / CARD_NAME).data.tags) if (folder / CARD_NAME).is_file() else []
     tags = [*_listed(tags), *_listed(getattr(trainer.model, "model_tags", None)), *kept]
     ids = _listed(dataset_tags) or [name for name in _listed(dataset_name) if name.count("/") == 1]
-    names = _listed(dataset) or _listed(dataset_name) or ids or _builder(trainer)
+    names = _listed(dataset) or _listed(dataset_name) or ids
+    facts = data_facts(trainer.train_dataset, trainer.eval_dataset)
     data: dict[str, Any] = {"language": language, "license": license, "base_model": base}
     data |= {"pipeline_tag": next(iter(_listed(tasks)), None)}
     data |= {"library_name": "peft" if is_peft_model(trainer.model) else None}
+    run = _run_of(trainer, settings)
+    run.options = facts.to_options() | run.options  # a script's own word comes first
     return write_model_card(
-        _run_of(trainer, settings),
+        run,
         config=config,
         repo_id=trainer.hub_model_id or trainer.args.hub_model_id or model_name,
         data={**{key: value for key, value in data.items() if value}, "tags": tags},
@@ -72,6 +76,7 @@ def _run_of(trainer: Trainer, settings: TempBalanceConfig | None) -> Run:
     """The run as the Trainer knows it, and what the output folder has besides."""
     folder, state = output_folder(trainer.args), trainer.state
     run = Run(folder, log=state.log_history, arguments=json.loads(trainer.args.to_json_string()))  # tokens are masked
+    run.environment = {"processes": trainer.args.world_size}
     run.best_step = state.best_global_step if state.best_model_checkpoint else None
     kept = kept_of(state, "TempBalanceCallback")
     run.settings = settings.to_dict() if settings is not None else kept["args"]["config"] if kept else None
@@ -79,7 +84,7 @@ def _run_of(trainer: Trainer, settings: TempBalanceConfig | None) -> Run:
         run.looks = read_history(folder / HISTORY_NAME)
     if (folder / RESULTS_NAME).is_file():
         results = read_results(folder)
-        run.options, run.environment = results.get("config", {}), results.get("environment", {})
+        run.options, run.environment = results.get("config", {}), results.get("environment", run.environment)
         run.seconds = results.get("seconds")
     return run
 
@@ -90,23 +95,7 @@ def _config_of(model: Any) -> dict[str, Any]:
     known = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
     model = model.get_base_model() if is_peft_model(model) else model
     # A model that has not been saved yet does not name its class.
-    return known | {
-        "architectures": known.get("architectures") or [type(model).__name__],
-        "_name_or_path": getattr(config, "_name_or_path", None),
-    }
-
-
-def _base_model(config: dict[str, Any]) -> str | None:
-    """The model on the Hub that was fine-tuned; a folder is none."""
-    name = config["_name_or_path"]
-    return name if name and not Path(name).is_dir() else None
-
-
-def _builder(trainer: Trainer) -> list[str]:
-    """What `datasets` calls the data set: none for one in memory, and that of a file format is no name."""
-    data = trainer.eval_dataset if trainer.eval_dataset is not None else trainer.train_dataset
-    name = getattr(data, "builder_name", None)
-    return [] if name in ("csv", "json", "pandas", "parquet", "text", "generator") else _listed(name)
+    return known | {"architectures": known.get("architectures") or [type(model).__name__]}
 
 
 def _listed(value: Any) -> list[str]:

@@ -15,8 +15,10 @@ from transformers import TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from ..config import TempBalanceConfig
+from ..runs.card_facts import DataFacts
 from ..runs.results import RESULTS_NAME, read_results
 from .results_file import ResultsFile
+from .trained_on import base_model_of, data_facts
 from .training_args import output_folder
 
 
@@ -67,13 +69,13 @@ class Record(ResultsFile):
             os.replace(self.path, kept)
         self.path = kept
 
-    def finish(self, error: str | None) -> None:
-        """The script is over. error: what it ended with while this was its training, or after it."""
+    def finish(self, error: str | None, status: str = "failed") -> None:
+        """The script is over. error: what it ended with while this was its training, or after it; status: then."""
         if self.is_running:
             self.stop_clock()
             error = error or "training did not come to its end"
         if error is not None:
-            self.results |= {"status": "failed", "error": error}
+            self.results |= {"status": status, "error": error}
         self.write()
 
 
@@ -121,10 +123,27 @@ class RunRecorder(TrainerCallback):
             "model": type(model).__name__,
             "parameters": sum(parameter.numel() for parameter in model.parameters()) if model is not None else None,
             "train_examples": len(data) if isinstance(data, Sized) else None,
+            "base_model": base_model_of(model),
         }
+        facts = DataFacts.of_script(self.config.get("script_arguments", [])).or_else(data_facts(data, None))
+        config |= facts.to_options()
         self.record = Record(path, config, args, state, is_resumed)
         self.records.append(self.record)
         self.record.write()
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.record is not None:
+            parts = [getattr(loader, "dataset", None) for loader in (train_dataloader, eval_dataloader)]
+            config = self.record.results["config"]
+            config |= data_facts(*parts).to_options() | config
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.record is not None:

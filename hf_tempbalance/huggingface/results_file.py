@@ -60,7 +60,7 @@ class ResultsFile:
         log = self.state.log_history
         epochs: dict[float, dict[str, Any]] = {}
         for entry in log:
-            if "loss" in entry or any(key.startswith("eval_") for key in entry):
+            if "loss" in entry or _is_evaluation(entry):
                 epochs.setdefault(round(entry.get("epoch", 0.0), 6), {}).update(entry)
         last, _ = last_complete_checkpoint(self.path.parent)
         running = 0.0 if self.start is None else time.perf_counter() - self.start
@@ -75,3 +75,8 @@ class ResultsFile:
         }
         if self.args.should_save:
             write_json(self.path, self.results)
+
+
+def _is_evaluation(entry: dict[str, Any]) -> bool:
+    """Whether an entry of the log is what ``Trainer.evaluate`` found, with any ``metric_key_prefix``."""
+    return any(key.startswith("eval_") or (key.endswith("_runtime") and key != "train_runtime") for key in entry)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import has_length
 
 from ..balance.assignment import assign_parameters
@@ -21,6 +22,7 @@ from ..config import TempBalanceConfig
 from ..runs.checkpoints import resolve
 from ..spectra.layers import unwrap
 from .callback import TempBalanceCallback
+from .progress_callback import EpochLines
 from .training_args import TempBalanceTrainingArguments, output_folder
 
 
@@ -34,8 +36,10 @@ class TempBalanceTrainer(Trainer):
     splitting its groups for good.
 
     The scalars that `TempBalanceCallback` lists go through ``Trainer.log``, so every tracker gets them, and with them
-    ``tempbalance/alpha/PART`` and ``tempbalance/multiplier/PART``: means over at most 16 parts of the network, or each
-    layer's with ``log_layers="all"``.
+    ``tb_alpha/PART`` and ``tb_multiplier/PART``: means over the blocks of a transformer (``L00``) and over the roles
+    in them (``attn.q``), over the stages of other networks (``L1``), or each layer's (``L00.attn.q``) with
+    ``log_layers="all"``. While it trains it prints what was logged as lines of a table (`EpochLines`) and not as
+    dictionaries, unless Trainer's own ProgressCallback or PrinterCallback was taken out.
 
     Args:
         *args, **kwargs: as for Trainer. With `TempBalanceTrainingArguments` the trainer acts on its fields.
@@ -72,6 +76,11 @@ class TempBalanceTrainer(Trainer):
             ValueError: there is no such checkpoint.
         """
         checkpoint = resolve(output_folder(self.args), resume_from_checkpoint)
+        # Not before: who takes out what Trainer prints, or puts something else there, does that after it is made.
+        for position, callback in enumerate(self.callback_handler.callbacks):
+            if type(callback) in (ProgressCallback, PrinterCallback):
+                fit = None if self.tempbalance is None else self.tempbalance.fit
+                self.callback_handler.callbacks[position] = EpochLines(fit)
         return super().train(checkpoint, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

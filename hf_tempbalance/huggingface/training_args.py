@@ -37,7 +37,7 @@ class TempBalanceTrainingArguments(TrainingArguments):
 
     log_layers: LogLayers = field(
         default="parts",
-        metadata={"help": "What the trackers get: means over at most 16 parts of the network, or all layers."},
+        metadata={"help": "What the trackers get: means over blocks and roles, or over stages; or all layers."},
     )
 
     def __post_init__(self) -> None:

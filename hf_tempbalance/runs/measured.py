@@ -52,8 +52,15 @@ class Measured:
         return "TempBalance" if name in ("tempbalance", "none") else name
 
 
-def measure(run: Run, metric: str) -> Measured:
-    """Read off a run what is compared. Raises ValueError where its log has not the metric, or is damaged."""
+def measure(run: Run, metric: str, better: Direction | None = None) -> Measured:
+    """Read off a run what is compared.
+
+    Args:
+        better: which direction of the metric is, where it is known better than `direction` can tell.
+
+    Raises:
+        ValueError: the log has not the metric, or is damaged.
+    """
     try:
         log = sorted((e for e in run.log), key=lambda entry: entry["step"])
         entries = {e["step"]: (float(e.get("epoch") or 0), _number(e[metric])) for e in log if metric in e}
@@ -64,10 +71,8 @@ def measure(run: Run, metric: str) -> Measured:
         raise ValueError(f"The log of {run.folder} is damaged: {error!r}.") from error
     curve = list(entries.values())
     if not (curve or predicted):
-        known = {key for entry in (*log, *run.predictions) for key in entry if key.startswith(("eval_", "test_"))}
-        known |= {key for metrics in run.predictions for key in metrics}
-        names = ", ".join(sorted(key for key in known if not key.endswith(NO_METRIC)))
-        told = f"It has {names}: choose one with --metric." if names else "It has no evaluation at all."
+        found = ", ".join(names(run))
+        told = f"It has {found}: choose one with --metric." if found else "It has no evaluation at all."
         raise ValueError(f"{run.folder} has no {metric}. {told}")
     end = run.best_step if run.arguments.get("load_best_model_at_end") else None
     kept = [value for step, (_, value) in entries.items() if end is None or step <= end]
@@ -80,7 +85,7 @@ def measure(run: Run, metric: str) -> Measured:
         seed=run.arguments.get("seed"),
         curve=curve,
         value=values[-1],
-        best=min(finite) if direction(metric, [run]) == "lower" else max(finite),
+        best=min(finite) if (better or direction(metric, [run])) == "lower" else max(finite),
         loss=losses[-1][1] if losses else None,
         losses=losses,
         seconds=seconds,
@@ -88,6 +93,18 @@ def measure(run: Run, metric: str) -> Measured:
         multipliers=multipliers,
         mean_multiplier=_over_steps([look["step"] for look in run.looks], [m for _, m in multipliers], steps),
     )
+
+
+def has(run: Run, metric: str) -> bool:
+    """Whether an evaluation or a prediction of the run has the metric."""
+    return any(metric in entry for entry in (*run.log, *run.predictions))
+
+
+def names(run: Run) -> list[str]:
+    """The metrics of a run's evaluations and predictions, sorted; no speeds and times."""
+    known = {key for entry in run.log for key in entry if key.startswith(("eval_", "test_"))}
+    known |= {key for metrics in run.predictions for key in metrics}
+    return sorted(key for key in known if not key.endswith(NO_METRIC))
 
 
 def stood_still(run: Run) -> float:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import math
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..files import write_whole
-from .history import HISTORY_NAME, is_tuned
+from . import card_text as text
+from .card_facts import DataFacts
+from .history import HISTORY_NAME, metric_keys
 from .markdown import Markdown, one_line, render
 from .run import Run
 
 
 logger = logging.getLogger(__name__)
-PAPER = "https://arxiv.org/abs/2312.00359"
-CARD_NAME, PICTURE_NAME = "README.md", "plots/tempbalance_layers.png"
+CARD_NAME = "README.md"
+LAYERS_NAME, CURVES_NAME = "plots/tempbalance_layers.png", "plots/curves.png"
 # End of a model class's name -> task on the Hub.
 TASKS = {
     "ForImageClassification": "image-classification",
@@ -31,18 +33,6 @@ TASKS = {
     "ForMaskedLM": "fill-mask",
 }
 INPUTS = {"image-classification": "image.png", "fill-mask": None, "question-answering": None}
-TRAINING = {
-    "learning_rate": "learning rate",
-    "lr_scheduler_type": "schedule",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch size of a device",
-    "gradient_accumulation_steps": "gradient accumulation",
-    "optim": "optimizer",
-    "optim_args": "its arguments",
-    "weight_decay": "weight decay",
-    "warmup_steps": "warmup",
-    "seed": "seed",
-}
 
 
 def write_model_card(
@@ -53,17 +43,23 @@ def write_model_card(
     data: dict[str, Any] | None = None,
     dataset: str | None = None,
     dataset_id: str | None = None,
+    dataset_config: str | None = None,
+    dataset_split: str | None = None,
     splits: tuple[str, ...] = ("validation", "test"),
 ) -> Path:
-    """Write README.md, with the picture that it shows, into a run's output folder.
+    """Write README.md, with the pictures that it shows, into a run's output folder.
+
+    What of the data and of the base model is None is taken from the run, where it has that.
 
     Args:
         run: of `read_run`.
         config: the model's configuration; config.json of the folder if None.
         repo_id: owner/name on the Hub, for the lines that load the model; the folder's name if None.
         data: further fields of `huggingface_hub.ModelCardData`: license, tags, language, base_model, ...
-        dataset: name of the data set for people; without it there are no results in the metadata.
+        dataset: name of the data set for people; without any there are no results in the metadata.
         dataset_id: its id on the Hub, if it has one.
+        dataset_config: its configuration there.
+        dataset_split: the split that metrics were measured on whose keys have none.
         splits: names of the evaluated splits, where a metric's key has one: "eval_test_accuracy".
 
     Raises:
@@ -71,30 +67,37 @@ def write_model_card(
     """
     config = config or _config(run.folder)
     repo_id = one_line(repo_id or run.folder.resolve().name)
-    title, dataset = repo_id.split("/")[-1], dataset and one_line(dataset)
-    task = _task(config)
-    data = dict(data or {})
+    title, task = repo_id.split("/")[-1], _task(config)
+    facts = DataFacts(dataset and one_line(dataset), dataset_id, dataset_config, dataset_split)
+    facts = facts.or_else(DataFacts.of(run))
+    data = {"base_model": run.options.get("base_model")} | dict(data or {})
     tags = ["generated_from_trainer", *(["tempbalance"] if run.settings is not None else []), *data.pop("tags", [])]
     card_data = ModelCardData(
         library_name=data.pop("library_name", "transformers"),
         pipeline_tag=data.pop("pipeline_tag", task),
-        datasets=[dataset_id] if dataset_id else None,
+        datasets=[facts.id] if facts.id else None,
         metrics=_metric_names(run, splits) or None,
         model_name=title,
-        eval_results=_eval_results(run, task, dataset, dataset_id, splits) or None,
+        eval_results=_eval_results(run, task, facts, splits) or None,
         tags=list(dict.fromkeys(tags)),
         **data,
     )
+    settings = run.settings or {}
     body = render(
         "modelcard.md",
         title=title,
-        summary=_summary(run, config, dataset),
+        summary=text.summary(run, config, facts.name, data["base_model"]),
         snippet=_snippet(config, task, repo_id),
         code_file=_code_file(config),
+        measured_on=f"On the split {facts.split} of {facts.name}." if facts.split and facts.name else "",
         results=[(key.removeprefix("eval_"), f"{value:.4g}", _epoch_of(run, key)) for key, value in _metrics(run)],
-        training=_training(run),
+        curves=_curves(run),
+        training=text.training(run),
         tempbalance=_section(run),
-        versions=_versions(run, library=card_data.library_name),
+        needs_license=not data.get("license"),
+        citation=text.CITATION if settings and settings.get("metric") != "depth" else None,
+        settings="\n".join(f"{key}: {json.dumps(value)}" for key, value in settings.items()),
+        versions=text.versions(run, card_data.library_name),
     )
     path = run.folder / CARD_NAME
     write_whole(path, f"---\n{card_data.to_yaml()}\n---\n\n{body}")
@@ -107,23 +110,13 @@ def _section(run: Run) -> Markdown:
         return Markdown()
     section = render(
         "tempbalance.md",
-        settings="\n".join(f"{key}: {json.dumps(value)}" for key, value in run.settings.items()),
-        what=_what(run),
-        layers=_layers(run),
-        picture=PICTURE_NAME if _picture(run) else None,
+        what=text.what(run),
+        layers=text.layers(run),
+        package=text.package(),
+        picture=_layers(run),
         history=HISTORY_NAME if run.looks else None,
     )
     return Markdown(section.rstrip())
-
-
-def _what(run: Run) -> Markdown:
-    """What was multiplied, and by what."""
-    settings = run.settings or {}
-    unit, its = ("block", "its layers'") if settings.get("unit") == "block" else ("layer", "the layer's")
-    source = f"read from the heavy tail of {its} weight spectrum ([Zhou et al., NeurIPS 2023]({PAPER}))"
-    if settings.get("metric") == "depth":
-        source = "that follows its depth"
-    return Markdown(f"Each {unit} had its own {run.target}: that of plain training times a multiplier {source}.")
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -156,14 +149,6 @@ def _snippet(config: dict[str, Any], task: str | None, repo_id: str) -> str:
     return "\n".join(lines + ([f'print(model("{call}"))'] if call else []))
 
 
-def _summary(run: Run, config: dict[str, Any], dataset: str | None) -> str:
-    architecture = config.get("architecture") or (config.get("architectures") or ["A model"])[0]
-    epochs = max((entry.get("epoch") or 0 for entry in run.log), default=0)
-    words = f"{architecture}{f', trained on {dataset}' if dataset else ''}, {epochs:g} epochs."
-    labels = config.get("label_names") or list((config.get("id2label") or {}).values())
-    return words + (f" It knows {len(labels)} classes." if labels else "")
-
-
 def _metrics(run: Run) -> list[tuple[str, float]]:
     return [(key, value) for key, value in run.last_metrics.items() if isinstance(value, int | float)]
 
@@ -179,20 +164,19 @@ def _metric_names(run: Run, splits: tuple[str, ...]) -> list[str]:
     return sorted({name for name in names if name != "loss"})
 
 
-def _eval_results(
-    run: Run, task: str | None, dataset: str | None, dataset_id: str | None, splits: tuple[str, ...]
-) -> list[EvalResult]:
+def _eval_results(run: Run, task: str | None, facts: DataFacts, splits: tuple[str, ...]) -> list[EvalResult]:
     """The Hub wants task, data set and metric of a result; one without its data set is not written."""
     found = []
     for key, value in _metrics(run):
         split, metric = _split_and_metric(key, splits)
-        if metric != "loss" and dataset and task and math.isfinite(value):
+        if metric != "loss" and facts.name and task and math.isfinite(value):
             found.append(
                 EvalResult(
                     task_type=task,
-                    dataset_type=dataset_id or Path(dataset).name,
-                    dataset_name=Path(dataset).name,
-                    dataset_split=split,
+                    dataset_type=facts.id or Path(facts.name).name,
+                    dataset_name=Path(facts.name).name,
+                    dataset_config=facts.config,
+                    dataset_split=split or facts.split,
                     metric_type=metric,
                     metric_name=metric,
                     metric_value=value,
@@ -205,51 +189,31 @@ def _epoch_of(run: Run, key: str) -> str:
     return f"{max(entry.get('epoch') or 0 for entry in run.log if entry.get(key) is not None):g}"
 
 
-def _training(run: Run) -> list[tuple[str, Any]]:
-    arguments = {key: run.arguments.get(key) for key in TRAINING}
-    if run.options.get("optimizer"):
-        arguments |= {"optim": run.options["optimizer"], "optim_args": run.options["optimizer_args"]}
-    unset = (None, "", 0, 0.0)
-    rows = [(TRAINING[key], value) for key, value in arguments.items() if value not in unset or key == "seed"]
-    return rows + ([("seconds", f"{run.seconds:.0f}")] if run.seconds else [])
+def _layers(run: Run) -> str | None:
+    """The picture of the layers' alphas and multipliers; None where there was no look."""
+    return _picture(run, LAYERS_NAME, lambda plots: plots.plot_history(run.looks)) if run.looks else None
 
 
-def _layers(run: Run) -> str:
-    if not run.looks:
-        return ""
-    layers = run.looks[-1]["layers"]
-    tuned = [layer for layer in layers if is_tuned(layer)]
-    alphas = [layer["alpha"] for layer in tuned if math.isfinite(layer["alpha"])]
-    relative = [layer["alpha_relative"] for layer in tuned if math.isfinite(layer["alpha_relative"])]
-    start, end = (run.looks[position]["multiplier_mean"] for position in (0, -1))
-    text = f"{len(tuned)} of {len(layers)} layers were tuned, at {len(run.looks)} looks in {_seconds(run)} s."
-    text += f" The mean multiplier, by parameters, was {start:.2f} at first and {end:.2f} at the end."
-    if alphas:
-        text += f" Their alpha ended between {min(alphas):.2f} and {max(alphas):.2f}"
-        text += f", alpha_relative between {min(relative):.2f} and {max(relative):.2f}." if relative else "."
-    return text
+def _curves(run: Run) -> str | None:
+    """The picture of losses and metrics; None where fewer than two points were logged of each."""
+    keys = [key for entry in run.log for key, value in entry.items() if value is not None and _is_curve(entry, key)]
+    if max(map(keys.count, set(keys)), default=0) < 2:
+        return None
+    return _picture(run, CURVES_NAME, lambda plots: plots.plot_curves(run.log))
 
 
-def _seconds(run: Run) -> str:
-    return f"{run.tempbalance_seconds:.3g}"
+def _is_curve(entry: dict[str, Any], key: str) -> bool:
+    return key == "loss" or key in metric_keys(entry)
 
 
-def _versions(run: Run, library: str | None) -> list[tuple[str, str]]:
-    known = run.environment.get("versions")
-    known = known or {name: version(name) for name in ("hf_tempbalance", "transformers", "torch")}
-    return list((known | ({"peft": version("peft")} if library == "peft" else {})).items())
-
-
-def _picture(run: Run) -> bool:
-    """Write the picture of the layers; False where there is nothing to draw or nothing to draw it with."""
-    if not run.looks:
-        return False
+def _picture(run: Run, name: str, draw: Callable[[Any], Any]) -> str | None:
+    """Write a picture of the module of plots and return its name; None with nothing to draw it with."""
     try:
-        from .plots import plot_history
+        from . import plots
     except ImportError:
         logger.warning("The model card goes without a picture: matplotlib is missing (pip install matplotlib).")
-        return False
-    path = run.folder / PICTURE_NAME
+        return None
+    path = run.folder / name
     path.parent.mkdir(exist_ok=True)
-    plot_history(run.looks).savefig(path, dpi=90)
-    return True
+    draw(plots).savefig(path, dpi=90)
+    return name

@@ -161,7 +161,9 @@ def plot_curves(log: list[dict[str, Any]]) -> Figure:
     """
     keys = {key for entry in log for key in metric_keys(entry)}
     losses = ["loss", *sorted(key for key in keys if key.endswith("loss"))]
-    panels = {"loss": losses} | ({"evaluation": rest} if (rest := sorted(keys - set(losses))) else {})
+    panels = {"loss": losses, "evaluation": sorted(keys - set(losses))}
+    logged = {key for entry in log for key, value in entry.items() if value is not None}
+    panels = {title: names for title, names in panels.items() if logged & set(names)} or {"loss": []}
     figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
     for ax, (title, names) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
         for number, name in enumerate(names):
@@ -174,7 +176,8 @@ def plot_curves(log: list[dict[str, Any]]) -> Figure:
                 ax.plot(*zip(*points, strict=True), style, color=shade, marker=marker, markersize=4, label=label)
         ax.set(xlabel="epoch", title=title)
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8)
+        if ax.lines:
+            ax.legend(fontsize=8)
     return figure
 
 

@@ -81,23 +81,32 @@ def read_run(folder: str | Path) -> Run:
     if (folder / HISTORY_NAME).is_file():
         run.looks = _looks(folder / HISTORY_NAME)
     if (folder / RESULTS_NAME).is_file():
-        results = read_results(folder)
-        run.log = results.get("epochs", [])
-        run.options = {key: value for key, value in results.get("config", {}).items() if key != "settings"}
-        if run.options.get("tempbalance"):
-            run.settings = results["config"].get("settings")
-        run.arguments, run.environment = results.get("arguments", {}), results.get("environment", {})
-        run.seconds, run.status = results.get("seconds"), results["status"]
-        run.predictions = results.get("predictions", [])
-        run.best_step = _step_of(results.get("best_checkpoint"))
+        take_results(run, read_results(folder))
     if (state := _state(folder, has_results=bool(run.log))) is not None:
-        run.log, run.best_step = state["log_history"], _step_of(state.get("best_model_checkpoint"))
+        # What was evaluated after the state was saved is in the results alone.
+        known = {key for entry in state["log_history"] for key in entry}
+        later = [{k: v for k, v in entry.items() if k in ("epoch", "step") or k not in known} for entry in run.log]
+        run.log = state["log_history"] + [entry for entry in later if entry.keys() > {"epoch", "step"}]
+        run.best_step = _step_of(state.get("best_model_checkpoint"))
         run.settings = state.get("settings", run.settings)
     if not (run.looks or run.log):
         raise ValueError(
             f"{folder} has no {HISTORY_NAME}, {RESULTS_NAME} or {STATE_NAME}: it is not the output folder of a run, "
             "or the run has not begun."
         )
+    return run
+
+
+def take_results(run: Run, results: dict[str, Any]) -> Run:
+    """Fill in what a results.json tells of a run, as `read_results` gives it. Returns the run."""
+    run.log = results.get("epochs", [])
+    run.options = {key: value for key, value in results.get("config", {}).items() if key != "settings"}
+    if run.options.get("tempbalance"):
+        run.settings = results["config"].get("settings")
+    run.arguments, run.environment = results.get("arguments", {}), results.get("environment", {})
+    run.seconds, run.status = results.get("seconds"), results["status"]
+    run.predictions = results.get("predictions", [])
+    run.best_step = _step_of(results.get("best_checkpoint"))
     return run
 
 

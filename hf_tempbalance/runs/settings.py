@@ -44,7 +44,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     found |= {f"version of {name}": value for name, value in run.environment.get("versions", {}).items()}
     found |= {
         f"--{name}": value
-        for name, value in _flags(run.options.get("script_arguments", [])).items()
+        for name, value in flags(run.options.get("script_arguments", [])).items()
         if name not in run.arguments and not _is_ignored(name)
     }
     found["tempbalance"] = run.settings is not None or bool(run.looks)
@@ -71,7 +71,7 @@ def _is_ignored(name: str) -> bool:
     return name in IGNORED or name.startswith(IGNORED_BEGINNINGS)
 
 
-def _flags(arguments: Sequence[str]) -> dict[str, str]:
+def flags(arguments: Sequence[str]) -> dict[str, str]:
     """``--name value`` and ``--name=value`` of a command line; what stands alone is under its place."""
     found: dict[str, str] = {}
     name = None

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runs.results import RESULTS_NAME, accuracies, read_results
+from ..runs.history import HISTORY_NAME, read_history
+from ..runs.results import RESULTS_NAME, read_results
 from .plan import Run, Study
 from .runner import RUNS_NAME, choose, has_ended
 from .study_file import read_study
+from .values import better_first, curve_and_value, why_not_counted
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a finished run has measured; accuracies on the test split, 0 to 1.
+    """What a finished run has measured, in the unit of the metric that is compared: accuracies from 0 to 1.
 
-    chosen: at the evaluation that is best on held-out images, NaN without them. curve: (epoch, accuracy). layers:
-    names, and alpha before and after training.
+    last: the value that counts, see `values.curve_and_value`. best: of its evaluations. chosen: at the evaluation that
+    is best by the metric that tuned values are chosen by, NaN where there is none. held_out: that metric's value, in
+    its own unit, NaN likewise. curve: (epoch, value), empty for a metric of a prediction. layers: names, and alpha
+    before and after training, of runs whose files tell.
     """
 
     run: Run
     last: float
     best: float
     chosen: float
-    held_out: float  # last accuracy on held-out images, NaN without them
+    held_out: float
     seconds: float
     tempbalance_seconds: float
     curve: list[tuple[float, float]]
@@ -62,7 +67,8 @@ def collect(folder: Path) -> Collected:
         if run.name in measured or run.name in left_out:
             return
         try:
-            measured[run.name] = _measured(run, read_results(folder / RUNS_NAME / run.name))
+            target = folder / RUNS_NAME / run.name
+            measured[run.name] = _measured(study, run, target, read_results(target))
         except FileNotFoundError:
             left_out[run.name] = "it has not been run"
         except (ValueError, OSError) as error:
@@ -85,31 +91,55 @@ def collect(folder: Path) -> Collected:
     )
 
 
-def _measured(run: Run, results: dict[str, Any]) -> Measured:
+def _measured(study: Study, run: Run, folder: Path, results: dict[str, Any]) -> Measured:
     if results["status"] != "finished":
         error = f": {results['error']}" if "error" in results else ""
         raise ValueError(f"it has not finished (status: {results['status']}{error})")
-    machine = results.get("environment", {})
-    if (seed := machine.get("seed")) != run.seed:
-        raise ValueError(f"{RESULTS_NAME} is of another run: its seed is {seed} and not {run.seed}")
-    test, held_out = accuracies(results), dict(accuracies(results, "validation"))
-    if not test:
-        raise ValueError("it has no evaluation on the test split")
-    missing = [name for name in ("seconds", "tempbalance_seconds", "layers") if name not in results]
+    if (reason := why_not_counted(study, run, results)) is not None:
+        raise ValueError(reason)
+    machine = results["environment"]
+    curve, last = curve_and_value(study, results, held_out=False)
+    try:
+        held_out_curve, held_out = curve_and_value(study, results, held_out=True)
+    except ValueError:
+        held_out_curve, held_out = [], math.nan
+    missing = [
+        name
+        for name in ("seconds", "tempbalance_seconds", *(["layers"] if study.script is None else []))
+        if name not in results
+    ]
     missing += [f"environment.{name}" for name in ("device", "threads", "commit", "dirty") if name not in machine]
     if missing:
         raise ValueError(f"{RESULTS_NAME} is damaged: it has no {missing[0]}")
     if not isinstance(machine.get("versions"), dict) or not isinstance(machine["commit"], str | None):
         raise ValueError(f"{RESULTS_NAME} is damaged: its environment is not what a run writes")
+    values = [value for _, value in curve if math.isfinite(value)] or [last]
+    by_epoch, epochs = dict(curve), [epoch for epoch, _ in held_out_curve]
+    best = max(epochs, key=lambda e: better_first(study, dict(held_out_curve)[e], held_out=True), default=-1.0)
     return Measured(
         run=run,
-        last=test[-1][1],
-        best=max(accuracy for _, accuracy in test),
-        chosen=dict(test).get(max(held_out, key=held_out.__getitem__, default=-1.0), float("nan")),
-        held_out=list(held_out.values())[-1] if held_out else float("nan"),
+        last=last,
+        best=max(values, key=lambda value: better_first(study, value, held_out=False)),
+        chosen=by_epoch.get(best, math.nan),
+        held_out=held_out,
         seconds=float(results["seconds"]),
         tempbalance_seconds=float(results["tempbalance_seconds"]),
-        curve=test,
-        layers=results["layers"],
+        curve=curve,
+        layers=results["layers"] if "layers" in results else _layers(folder / HISTORY_NAME),
         environment=machine,
     )
+
+
+def _layers(history: Path) -> list[dict[str, Any]]:
+    """alpha of each layer at the first and the last look; nothing where the run has no history."""
+    try:
+        looks = read_history(history)
+    except (OSError, ValueError):
+        return []
+    if not looks:
+        return []
+    return [
+        {key: first[key] for key in ("name", "excluded_by")}
+        | {"alpha_start": first["alpha"], "alpha_end": last["alpha"]}
+        for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=False)
+    ]

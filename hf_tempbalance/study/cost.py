@@ -1,9 +1,11 @@
-"""What a run will take, from a few timed steps."""
+"""What a run will take: from a few timed steps of scripts/train.py, or from finished runs of the same cell."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ import torch
 from ..huggingface.training_args import TempBalanceTrainingArguments
 from ..tasks.data import ImageSplits, collate
 from ..tasks.image_classification import RunArguments, load_data, make_model, optimizer_of
+from .plan import Run
+from .runner import result_of
 
 
 STEPS = 3  # timed, after one that is not
@@ -41,6 +45,16 @@ class Estimator:
         steps = math.ceil(len(data.train) / batch) * args.num_train_epochs
         rounds = args.num_train_epochs if args.eval_strategy == "epoch" else steps // max(int(args.eval_steps or 1), 1)
         return steps * step + rounds * evaluation
+
+
+def from_finished(runs: Iterable[Run], folder: Path) -> dict[tuple[str, ...], float]:
+    """Labels of a cell -> mean seconds of its finished runs in a study's folder, without start-up."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for run in runs:
+        result = result_of(folder, run)
+        if result is not None and result["status"] == "finished" and result.get("seconds") is not None:
+            found.setdefault(tuple(run.cell.values()), []).append(result["seconds"])
+    return {cell: math.fsum(seconds) / len(seconds) for cell, seconds in found.items()}
 
 
 def _time(options: RunArguments, args: TempBalanceTrainingArguments, data: ImageSplits) -> tuple[float, float]:

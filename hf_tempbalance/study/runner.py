@@ -12,13 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..files import masked, write_json
+from ..files import is_number, masked, write_json
+from ..run import PROG
 from ..runs.output import locked
-from ..runs.results import RESULTS_NAME, accuracies, read_results, write_results
+from ..runs.results import RESULTS_NAME, read_results, write_results
 from .executors import LOG_NAME, Executor, Handle
 from .job import Job
 from .plan import Run, Study, matching
 from .study_file import STUDY_NAME, read_study
+from .values import better_first, curve_and_value, why_not_counted
 
 
 RUNS_NAME = "runs"
@@ -29,7 +31,7 @@ class Progress(Protocol):
     """What is told while a study runs."""
 
     def update(self, done: float, total: float, running: Sequence[str]) -> None:
-        """Tell the epochs that are done and those that are known to be wanted."""
+        """Tell the epochs, or runs, that are done and those that are known to be wanted."""
 
     def ended(self, run: Run, result: dict[str, Any]) -> None:
         """Tell that a run is over, finished or failed."""
@@ -107,6 +109,8 @@ def record_end(folder: Path, run: Run, code: int, why: str = "") -> None:
     if not why:
         log = target / LOG_NAME
         lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+        if code:  # the script's own last words, and not what has been left of the run
+            lines = [line for line in lines if not line.startswith(f"{PROG}: ")]
         why = lines[-1] if lines else "no output"
     write_results(target, result | {"status": "failed", "error": f"{_ending(code)}: {why}"})
 
@@ -120,10 +124,10 @@ def _ending(code: int) -> str:
 
 
 def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> dict[tuple[str, ...], Any]:
-    """Labels of a cell -> the value with the best accuracy on held-out images, for cells whose trials have ended.
+    """Labels of a cell -> the value that is best on held-out data, for cells whose trials have ended.
 
-    The accuracy is that of the last epoch, averaged over the seeds of the trials; a value with a failed trial is out.
-    Of equal ones the first counts.
+    That is the mean over the seeds of the trials of the last accuracy on held-out images, or of the metric that the
+    study names. A value with a trial that failed or diverged is out. Of equal ones the first counts.
     """
     trials: dict[tuple[str, ...], dict[Any, list[Run]]] = {}
     for run in study.trials():
@@ -132,21 +136,33 @@ def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> d
     for cell, by_value in trials.items():
         if not all(has_ended(run) for runs in by_value.values() for run in runs):
             continue
-        scores = {value: _held_out(folder, runs) for value, runs in by_value.items()}
+        scores = {value: _held_out(study, folder, runs) for value, runs in by_value.items()}
         usable = {value: score for value, score in scores.items() if score is not None}
         if usable:
-            chosen[cell] = max(usable, key=usable.__getitem__)
+            chosen[cell] = max(usable, key=lambda value: better_first(study, usable[value], held_out=True))
     return chosen
 
 
-def _held_out(folder: Path, runs: list[Run]) -> float | None:
+def _held_out(study: Study, folder: Path, runs: list[Run]) -> float | None:
     scores = []
     for run in runs:
         result = result_of(folder, run)
-        if result is None or result["status"] != "finished" or not accuracies(result, "validation"):
+        if result is None or result["status"] != "finished":
             return None
-        scores.append(accuracies(result, "validation")[-1][1])
-    return math.fsum(scores) / len(scores)
+        try:
+            scores.append(curve_and_value(study, result, held_out=True)[1])
+        except ValueError:
+            return None
+    mean = math.fsum(scores) / len(scores)
+    return mean if math.isfinite(mean) else None
+
+
+def epochs_of(study: Study) -> dict[str, float] | None:
+    """Name of each possible run -> its epochs; None where the options of one don't say, or count steps."""
+    found = {run.name: run.options for run in study.possible_runs()}
+    if not all(is_number(o.get("num_train_epochs")) and not o.get("max_steps") for o in found.values()):
+        return None
+    return {name: float(options["num_train_epochs"]) for name, options in found.items()}
 
 
 class Runner:
@@ -172,29 +188,30 @@ class Runner:
         self.study, self.folder, self.job_of, self.executor, self.only = study, folder, job_of, executor, only
         self.ended: set[str] = set()  # in this process, finished or failed
         self.running: dict[str, tuple[Run, Handle]] = {}
+        self.epochs = epochs_of(study)
         matching(study.possible_runs(), only)  # a pattern that matches nothing is a mistake
 
     def run(self, progress: Progress) -> Outcome:
         """Run what is not finished. A run that fails is recorded with its error, and the rest goes on.
 
         Raises:
-            ValueError: another process runs this study.
+            ValueError: another process runs this study; or a run has finished whose results can't count, and there is
+                none whose do: the others would be no better.
         """
         with locked(self.folder) as lock:
             try:
                 while True:
                     for run in self._collect():
                         progress.ended(run, result_of(self.folder, run) or {})
+                        self._check_counts(run)
                     wanted = self.wanted()
                     waiting = [run for run in wanted if not self._is_over(run) and run.name not in self.running]
                     while waiting and len(self.running) < self.executor.capacity:
                         run = waiting.pop(0)
                         target = (self.folder / RUNS_NAME / run.name).absolute()
-                        self.running[run.name] = (
-                            run,
-                            self.executor.start(target, partial(self.job_of, run, target), lock),
-                        )
-                    progress.update(*self._epochs(wanted), list(self.running))
+                        handle = self.executor.start(target, partial(self.job_of, run, target), lock)
+                        self.running[run.name] = (run, handle)
+                    progress.update(*self._done(wanted), list(self.running))
                     if not self.running:
                         break
                     self.executor.wait(PROGRESS_SECONDS)
@@ -209,6 +226,19 @@ class Runner:
         chosen = choose(self.study, self.folder, has_ended=self._counts)
         runs = {run.name: run for run in (*self.study.trials(), *self.study.finals(chosen))}
         return [run for run in runs.values() if self.only is None or fnmatch(run.name, self.only)]
+
+    def _check_counts(self, run: Run) -> None:
+        result = result_of(self.folder, run)
+        if result is None or result["status"] != "finished":
+            return
+        reason = why_not_counted(self.study, run, result)
+        if reason is not None and not any(self._has_counted(other) for other in self.study.possible_runs()):
+            raise ValueError(f"{run.name} has finished and can't count: {reason}. The study has stopped.")
+
+    def _has_counted(self, run: Run) -> bool:
+        result = result_of(self.folder, run)
+        is_there = result is not None and result["status"] == "finished"
+        return is_there and why_not_counted(self.study, run, result or {}) is None
 
     def _is_over(self, run: Run) -> bool:
         return run.name in self.ended or (run.name not in self.running and is_finished(self.folder, run))
@@ -230,11 +260,13 @@ class Runner:
                 over.append(run)
         return over
 
-    def _epochs(self, wanted: list[Run]) -> tuple[float, float]:
-        """Epochs of these runs that are done, and all of them."""
+    def _done(self, wanted: list[Run]) -> tuple[float, float]:
+        """How many epochs of these runs are done, and all of them; runs where their epochs are not known."""
+        if self.epochs is None:
+            return float(sum(map(self._is_over, wanted))), float(len(wanted))
         done = total = 0.0
         for run in wanted:
-            epochs = float(run.options.get("num_train_epochs") or 1)
+            epochs = self.epochs[run.name]
             total += epochs
             if self._is_over(run):
                 done += epochs

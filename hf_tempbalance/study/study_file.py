@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..files import is_number, parse_yaml, read_json, read_yaml
-from ..options import nearest
-from .plan import Options, Study, Tuning
+from ..options import nearest, number
+from .plan import METHOD, Metric, Options, Study, Tuning
+from .plan_checks import check_label, check_name, check_runs, refuse_shared_options
+from .script_study import check_flags, find_script, methods_of, read_metric, with_method
 
 
 STUDY_NAME = "study.json"
-KEYS = ("name", "description", "train", "axes", "methods", "cells", "seeds", "tune", "baseline")
-MAX_RUNS = 100_000
-MAX_NAME = 200  # characters of a folder's name; a character can take several bytes, and file systems allow 255
+KEYS = ["name", "description", "script", "metric", "maximize", "train", "axes", "methods", "cells", "seeds", "tune"]
+KEYS += ["baseline"]
 
 
 def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
@@ -26,7 +26,8 @@ def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
             values of the option that the axis is called after, or mapping label -> options; the axis "method" lists
             names of ``methods``), ``methods`` (name -> options, or a file of them beside the study), ``cells`` (list
             of axis -> label or labels, with ``set``: options), ``seeds``, ``tune`` (one option with a list of values,
-            and ``seeds``) and ``baseline`` (one axis -> label). ``name`` and labels become names of folders.
+            and ``seeds``) and ``baseline`` (one axis -> label). ``name`` and labels become names of folders. With
+            ``script`` (a Python file) options are its flags, and ``metric`` and ``maximize`` are read too.
         changes: ``key=value`` over the file: ``seeds`` or an option of ``train``.
 
     Raises:
@@ -36,7 +37,7 @@ def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
     content = read_yaml(path)
     for key in content:
         if key not in KEYS:
-            raise ValueError(f"{path}: unknown key {key!r}. {nearest(str(key), list(KEYS))}")
+            raise ValueError(f"{path}: unknown key {key!r}. {nearest(str(key), KEYS)}")
     train = dict(_options(path, "train", content.get("train")))
     for change in changes:
         key, separator, text = change.partition("=")
@@ -47,12 +48,23 @@ def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
             content["seeds"] = value
         else:
             train[key] = value
-    for key in ("axes", "seeds", "baseline"):
+    has_script = content.get("script") is not None
+    for key in ("axes", "seeds", "baseline", *(["metric"] if has_script else [])):
         if not content.get(key):
             raise ValueError(f"{path}: {key} is missing.")
+    script: dict[str, Any] = {}
+    if has_script:
+        metric = read_metric(path, content["metric"], content.get("maximize"), train)
+        script = {"script": content["script"], "script_path": find_script(path, content["script"]), "metric": metric}
+        train = with_method(path, "train", train)
+    elif given := [key for key in ("metric", "maximize") if key in content]:
+        raise ValueError(f"{path}: {given[0]} belongs to a study that names a script; this one runs scripts/train.py.")
     axes = {
         name: _axis(path, name, values, content) for name, values in _options(path, "axes", content["axes"]).items()
     }
+    cells = [_cell(path, entry) for entry in _list(path, "cells", content.get("cells") or [])]
+    if has_script:
+        cells = [(where, with_method(path, "cells: set", given)) for where, given in cells]
     return _checked(
         path,
         name=content.get("name", path.stem),
@@ -61,8 +73,9 @@ def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
         axes=axes,
         seeds=content["seeds"],
         baseline=content["baseline"],
-        cells=tuple(_cell(path, entry) for entry in _list(path, "cells", content.get("cells") or [])),
+        cells=tuple(cells),
         tune=_tuning(path, content.get("tune")),
+        **script,
     )
 
 
@@ -91,6 +104,11 @@ def read_study(folder: str | Path) -> Study:
             raise ValueError(f"{path}: cells[{position}] must have labels of axes and options.")
         cells.append(_cell(path, entry[0] | {"set": entry[1]}))
     axes = _options(path, "axes", content.get("axes"))
+    script, metric = content.get("script"), _options(path, "metric", content.get("metric"))
+    try:
+        judged = Metric(**metric) if script is not None else None
+    except TypeError as error:
+        raise ValueError(f"{path} is damaged: metric is {metric}.") from error
     return _checked(
         path,
         name=content.get("name"),
@@ -100,6 +118,8 @@ def read_study(folder: str | Path) -> Study:
         baseline=content.get("baseline"),
         cells=tuple(cells),
         tune=tune,
+        script=script,
+        metric=judged,
         kept_version=version,
     )
 
@@ -115,7 +135,7 @@ def _checked(
     **others: Any,
 ) -> Study:
     """The study, after what a study file and a study.json must both have. name, seeds, baseline: as they are read."""
-    _check_name(path, "name", name)
+    check_name(path, "name", name)
     if not axes:
         raise ValueError(f"{path}: axes is missing.")
     for axis, labels in axes.items():
@@ -126,55 +146,32 @@ def _checked(
                 raise ValueError(
                     f"{path}: {label!r} has a slash and can't name a folder. Use a mapping of labels to options."
                 )
-            _check_name(path, f"axis {axis!r}", label)
-    _refuse_shared_options(path, axes)
+            check_name(path, f"axis {axis!r}", label)
+    refuse_shared_options(path, axes)
     for where, _ in cells:
         for axis, named in where.items():
             for label in named:
-                _check_label(path, "cells", axis, label, axes)
+                check_label(path, "cells", axis, label, axes)
     compared = {axis: str(label) for axis, label in _options(path, "baseline", baseline).items()}
     for axis, label in compared.items():
-        _check_label(path, "baseline", axis, label, axes)
+        check_label(path, "baseline", axis, label, axes)
     if len(compared) != 1:
         raise ValueError(f"{path}: baseline must name one axis and its label, such as {{method: sgd}}.")
     study = Study(name=name, axes=axes, seeds=_seeds(path, "seeds", seeds), baseline=compared, cells=cells, **others)
-    _check_runs(path, study)
+    if study.script is not None:
+        parts = [study.train, *(part for labels in axes.values() for part in labels.values())]
+        check_flags(path, [*parts, *(given for _, given in cells)], study.tune.option if study.tune else None)
+    check_runs(path, study)
     return study
 
 
-def _check_runs(path: Path, study: Study) -> None:
-    values = len(study.tune.values) if study.tune else 1
-    seeds = len(study.seeds) + (len(study.tune.seeds) if study.tune else 0)
-    if (count := math.prod(map(len, study.axes.values())) * values * seeds) > MAX_RUNS:
-        raise ValueError(f"{path} has up to {count} runs; at most {MAX_RUNS} are allowed.")
-    seen: dict[str, dict[str, str]] = {}
-    for run in study.possible_runs():
-        if len(run.name.encode()) > 250:
-            raise ValueError(
-                f"{path}: the run name {run.name[:60] + '...'!r} is too long for a folder. Shorten labels."
-            )
-    for cell in study.combinations():
-        if (name := "--".join(cell.values())) in seen:
-            raise ValueError(f"{path}: the cells {seen[name]} and {cell} would share the folder {name!r}. Rename one.")
-        seen[name] = cell
-
-
-def _check_name(path: Path, field: str, name: Any) -> None:
-    """Raise ValueError where a text can't name a folder below another one."""
-    if not isinstance(name, str):
-        raise ValueError(f"{path}: {field}: {name!r} is no text. Put it in quotes.")
-    is_folder = name.strip(" .") and name.isprintable() and "/" not in name and "\\" not in name
-    if not is_folder or len(name) > MAX_NAME or name.startswith("-"):
-        shown = repr(name) if len(name) <= MAX_NAME else f"{name[:40]!r}..."
-        raise ValueError(
-            f"{path}: {field}: {shown} can't name a folder. Use up to {MAX_NAME} letters, digits, spaces and marks, "
-            "no slash or backslash, and none of '.', '..' and a '-' in front."
-        )
-
-
 def _axis(path: Path, name: str, values: Any, content: dict[str, Any]) -> dict[str, Options]:
+    has_script = content.get("script") is not None
+    if isinstance(values, dict) and has_script and name == METHOD:
+        return methods_of(path, values, None)
     if isinstance(values, dict):
-        return _labels(path, name, values)
+        labels = _labels(path, name, values)
+        return {k: with_method(path, f"{name}.{k}", v) for k, v in labels.items()} if has_script else labels
     if not isinstance(values, list) or not values:
         raise ValueError(f"{path}: axis {name!r} must be a list of values or a mapping of labels to options.")
     for value in values:
@@ -184,7 +181,7 @@ def _axis(path: Path, name: str, values: Any, content: dict[str, Any]) -> dict[s
             )
     if len(set(map(str, values))) < len(values):
         raise ValueError(f"{path}: axis {name!r} has a value twice: {values}.")
-    if name != "method":
+    if name != METHOD:
         return {str(value): {name: value} for value in values}
     methods = content.get("methods") or {}
     if isinstance(methods, str):
@@ -192,6 +189,8 @@ def _axis(path: Path, name: str, values: Any, content: dict[str, Any]) -> dict[s
             methods = read_yaml(path.parent / methods)
         except ValueError as error:
             raise ValueError(f"{path}: methods: {error}") from error
+    if has_script:
+        return methods_of(path, values, methods)
     methods = _labels(path, "methods", methods)
     for method in map(str, values):
         if method not in methods:
@@ -206,31 +205,12 @@ def _labels(path: Path, name: str, labels: Any) -> dict[str, Options]:
     return {str(label): _options(path, f"{name}.{label}", options) for label, options in labels.items()}
 
 
-def _refuse_shared_options(path: Path, axes: dict[str, dict[str, Options]]) -> None:
-    """An option belongs to one axis, except that mappings (such as optimizer_args) are merged by their keys."""
-    owner: dict[str, str] = {}
-    for axis, labels in axes.items():
-        for key in {key for options in labels.values() for key in options}:
-            if owner.setdefault(key, axis) != axis:
-                raise ValueError(
-                    f"{path}: the axes {owner[key]!r} and {axis!r} both set {key!r}. Leave it to one of them, or set "
-                    "it for single cells under 'cells'."
-                )
-
-
 def _cell(path: Path, entry: Any) -> tuple[dict[str, list[str]], Options]:
     if not isinstance(entry, dict) or not isinstance(entry.get("set"), dict):
         raise ValueError(f"{path}: cells: {entry!r} must have labels of axes and 'set' with options.")
     where = {axis: labels if isinstance(labels, list) else [labels] for axis, labels in entry.items() if axis != "set"}
     where = {axis: [str(label) for label in labels] for axis, labels in where.items()}
     return where, _options(path, "cells: set", entry["set"])
-
-
-def _check_label(path: Path, key: str, axis: Any, label: str, axes: dict[str, dict[str, Options]]) -> None:
-    if axis not in axes:
-        raise ValueError(f"{path}: {key}: axis {axis!r} does not exist. {nearest(str(axis), list(axes))}")
-    if label not in axes[axis]:
-        raise ValueError(f"{path}: {key}: axis {axis!r} has no {label!r}. {nearest(label, list(axes[axis]))}")
 
 
 def _seeds(path: Path, key: str, seeds: Any) -> tuple[int, ...]:
@@ -252,6 +232,8 @@ def _tuning(path: Path, tune: Any) -> Tuning | None:
     if len(options) != 1 or not isinstance(options[0], str) or "seeds" not in tune:
         raise ValueError(f"{path}: tune must have one option with a list of values, and seeds.")
     values = tune[options[0]]
+    if isinstance(values, list):
+        values = [number(value) for value in values]  # YAML's 1e-5 is text
     if not isinstance(values, list) or not values or not all(is_number(value) for value in values):
         raise ValueError(
             f"{path}: tune must have one option with a list of values, which are numbers, and seeds; "

@@ -20,7 +20,6 @@ from transformers import BertConfig, BertForSequenceClassification
 import hf_tempbalance.tasks.backbones  # noqa: F401  registers the *_cifar networks
 from hf_tempbalance import TempBalanceConfig, analyze
 from hf_tempbalance.cli import main as cli
-from hf_tempbalance.cli.columns import fitting
 
 
 def command(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -78,8 +77,19 @@ def test_json_has_the_numbers_of_analyze_for_every_layer(file, network, capsys):
         assert row["alpha_weighted"] == pytest.approx(spectrum.alpha_hat)
         assert (row["N"], row["M"]) == (max(spectrum.shape[:2]), min(spectrum.shape[:2]))
         assert row["rf"] * row["M"] == row["num_evals"] == spectrum.num_eigenvalues
+        assert row["warning"] == "" and row["fit"] == "median"  # the limits are not this fit's
+
+
+def test_weightwatcher_s_words_are_those_of_its_fit_alone(file, capsys):
+    _, out, _ = command(capsys, "analyze", file, "--json")
+    rows = json.loads(out)["layers"]
+    for row in rows:
         alpha = row["alpha"]
         assert row["warning"] == ("over-trained" if alpha < 2 else "under-trained" if alpha > 6 else "")
+    assert any(row["warning"] for row in rows)
+    _, out, _ = command(capsys, "analyze", file, "--fit", "median")
+    assert "trained" not in out and " below 2" not in out
+    assert out.splitlines()[-1].startswith("21 layers with an exponent (median): mean alpha")
 
 
 def test_csv_sort_and_only(file, tmp_path, capsys):
@@ -155,15 +165,6 @@ def test_compare_puts_layers_of_one_name_side_by_side(file, tmp_path, capsys):
     assert "only in A: fc" in out and "only in B: new" in out
 
 
-def test_a_narrow_terminal_has_the_columns_that_fit_the_first_ones_first_and_only_the_name_is_folded():
-    long = "encoder.layer.10.attention.self.query"
-    table = {name: ["123.4"] for name in ("layer_type", "N", "alpha", "alpha_relative", "xmin", "D")}
-    table = {"name": [long], **table}
-    assert fitting(table, 40) == ["name", "alpha"]
-    assert fitting(table, 70) == ["name", "alpha", "alpha_relative", "D"]
-    assert fitting(table, 200) == list(table)
-
-
 def broken(folder: Path) -> dict[str, tuple[str, str]]:
     """Argument -> what is said about it."""
     whole = folder / "whole.safetensors"
@@ -211,7 +212,7 @@ def test_pictures_without_matplotlib_say_what_to_install(file, tmp_path, capsys,
     for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
         monkeypatch.delitem(sys.modules, name)
     code, _, err = command(capsys, "analyze", file, "--plots", str(tmp_path))
-    assert code == 1 and "matplotlib" in err and "pip install 'hf_tempbalance[train,plots]'" in err
+    assert code == 1 and "matplotlib is not installed: pip install 'hf_tempbalance[plots]'" in err
     assert err.count("\n") == 1
 
 

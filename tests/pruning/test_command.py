@@ -59,7 +59,7 @@ def test_the_table_has_a_line_for_each_block_and_the_total(model, folder, capsys
         name, layers, weights, _, share = line.split()
         assert (name, layers, weights) == (f"model.layers.{index}", "7", "49,408")
         assert share == f"{sparsities[f'{name}.mlp.up_proj']:.4f}"
-    assert lines[4:] == ["21 layers, 148,224 weights, sparsity 0.5000 in all"]
+    assert lines[4:] == ["21 layers, 148,224 weights, sparsity 0.5000 in all; alpha: fit fix-finger"]
 
 
 def test_layers_that_lose_every_weight_are_said(folder, capsys):

@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainer, TempBalanceTrainingArguments
 from hf_tempbalance.runs.history import HISTORY_NAME
-from hf_tempbalance.runs.modelcard import PICTURE_NAME, write_model_card
+from hf_tempbalance.runs.modelcard import LAYERS_NAME, write_model_card
 from hf_tempbalance.runs.run import Run, read_run
 
 
@@ -66,8 +66,8 @@ def test_a_card_has_the_hub_s_metadata_results_settings_and_picture(tmp_path):
     last = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry][-1]
     assert (result.dataset_name, result.dataset_type, result.metric_value) == ("my reviews", "me/reviews", last)
     assert 'pipeline("text-classification", model="net")' in card.text
-    assert "min_eigenvalues: 1" in card.text and f"]({PICTURE_NAME})" in card.text
-    assert (tmp_path / PICTURE_NAME).read_bytes().startswith(b"\x89PNG")
+    assert "min_eigenvalues: 1" in card.text and f"]({LAYERS_NAME})" in card.text
+    assert (tmp_path / LAYERS_NAME).read_bytes().startswith(b"\x89PNG")
     means = [look["multiplier_mean"] for look in read_run(tmp_path).looks]
     assert f"mean multiplier, by parameters, was {means[0]:.2f} at first and {means[-1]:.2f} at the end" in card.text
     assert "Each layer had its own learning rate" in card.text and "alpha_relative between" in card.text
@@ -94,7 +94,7 @@ def test_a_fine_tuned_model_names_its_base_and_a_folder_is_not_one(tmp_path):
 
 def test_without_tempbalance_the_card_says_nothing_of_it(tmp_path):
     trained(tmp_path / "plain", bert(), tempbalance=None).create_model_card()
-    assert "tempbalance" not in (tmp_path / "plain" / "README.md").read_text().lower().split("## versions")[0]
+    assert "tempbalance" not in (tmp_path / "plain" / "README.md").read_text().lower().split("<details>")[0]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT reads it
@@ -181,11 +181,14 @@ def test_names_come_out_as_text_and_the_metadata_is_read_back(tmp_path):
     tokens = MarkdownIt("commonmark").enable("table").parse(card.text)
     parts = [part for token in tokens for part in token.children or [token]]
     kinds = {part.type for part in parts if not part.type.endswith(("_open", "_close"))}
-    assert kinds == {"text", "code_inline", "fence", "softbreak", "inline"}  # no HTML, no image, no rule
+    assert kinds == {"text", "code_inline", "fence", "softbreak", "inline", "html_block"}  # no image, no rule
+    html = [part.content for part in parts if part.type == "html_block"]
+    folded = "<details>\n<summary>Settings of TempBalance, versions</summary>\n"
+    assert html == [folded, "</details>\n"]  # our own
     links = {part.attrs["href"] for part in parts if part.type == "link_open"}
     assert links == {"https://arxiv.org/abs/2312.00359", "x%5D%28http%3A//a.py"}
     headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
-    assert headings[1:] == ["How to use it", "Results", "Training", "TempBalance", "Versions"]
+    assert headings[1:] == ["How to use it", "Results", "Training", "TempBalance", "Citation"]
 
 
 def test_metrics_are_those_of_the_best_checkpoint_where_its_weights_were_loaded(tmp_path):

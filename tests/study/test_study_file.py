@@ -13,6 +13,7 @@ import yaml
 from hf_tempbalance.files import masked
 from hf_tempbalance.runs.results import RESULTS_NAME, write_results
 from hf_tempbalance.study.command import make_job
+from hf_tempbalance.study.executors.local import LocalExecutor
 from hf_tempbalance.study.publish import publish, without_paths
 from hf_tempbalance.study.runner import RUNS_NAME, Runner, claim
 from hf_tempbalance.study.study_file import STUDY_NAME, load_study, read_study
@@ -160,6 +161,7 @@ def test_a_token_reaches_the_run_and_no_file(tmp_path):
         "import json, os, pathlib, sys\n"
         "folder = pathlib.Path(sys.argv[sys.argv.index('--config') + 1]).parent\n"
         "result = {'status': 'finished', 'reached': os.environ.get('HF_TOKEN', '')[::-1]}\n"
+        "result |= {'environment': {'seed': 1}, 'epochs': [{'epoch': 1, 'eval_accuracy': 0.5}]}\n"
         "(folder / 'results.json').write_text(json.dumps(result))\n"
     )
     content = STUDY | {"train": {"hub_token": TOKEN}, "axes": {"method": ["sgd"]}, "cells": [], "seeds": [1]}
@@ -174,7 +176,9 @@ def test_a_token_reaches_the_run_and_no_file(tmp_path):
         def ended(self, *args) -> None:
             pass
 
-    assert Runner(study, folder, partial(make_job, study, train=str(script))).run(Quiet()).finished == 1
+    assert (
+        Runner(study, folder, partial(make_job, study, train=str(script)), LocalExecutor()).run(Quiet()).finished == 1
+    )
     result = json.loads((folder / RUNS_NAME / "sgd--seed1" / RESULTS_NAME).read_text())
     assert result["reached"][::-1] == TOKEN
     for path in folder.rglob("*"):
@@ -255,6 +259,8 @@ def test_a_run_that_was_interrupted_is_not_finished_and_its_value_is_not_chosen(
         def ended(self, *args) -> None:
             pass
 
-    outcome = Runner(study, tmp_path / "out", partial(make_job, study, train=str(script)), jobs=2).run(Quiet())
+    outcome = Runner(study, tmp_path / "out", partial(make_job, study, train=str(script)), LocalExecutor(2)).run(
+        Quiet()
+    )
     assert outcome.finished == 0 and set(outcome.failed.values()) == {"interrupted"}
     assert sorted(os.listdir(tmp_path / "out" / RUNS_NAME)) == [f"sgd--learning_rate={r}--seed1" for r in (0.1, 0.2)]
