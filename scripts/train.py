@@ -50,8 +50,9 @@ def train(options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalan
     name, dataset_id = dataset_of(options.dataset)
     source = SOURCES.get(options.dataset, Source(options.dataset))
     data = DataFacts(name, dataset_id, source.config, options.test_split or source.test_split)
+    about = {"settings": tempbalance.to_dict(), "train_examples": len(trainer.train_dataset)}
     settings = {
-        "config": asdict(options) | {"settings": tempbalance.to_dict()} | data.to_options(),
+        "config": asdict(options) | about | data.to_options(),
         "arguments": json.loads(args.to_json_string()),
     }
     results = ResultsCallback(masked(settings), is_resumed=checkpoint is not None)

@@ -86,14 +86,14 @@ def analyze_command(options: argparse.Namespace) -> None:
         spectra.append(spectrum.to_dict())
         is_wanted = options.plots is not None and fnmatch.fnmatch(spectrum.name, options.only or "*")
         if is_wanted and eigenvalues is not None and math.isfinite(spectrum.alpha):
-            from ..runs.plots import plot_spectrum
+            from .spectrum_picture import spectrum_picture
 
             path = options.plots / f"{file_stem(spectrum.name, taken)}.png"
-            plot_spectrum(eigenvalues.numpy(), spectra[-1]).savefig(path, dpi=100)
+            spectrum_picture(weight, spectrum, eigenvalues, chosen.config).savefig(path, dpi=100)
     if options.plots is not None:
         from ..runs.plots import plot_alphas
 
-        plot_alphas(spectra).savefig(options.plots / "alphas.png", dpi=100)
+        plot_alphas(spectra, fit=chosen.config.fit).savefig(options.plots / "alphas.png", dpi=100)
     if options.only is not None:
         wanted = [row for row in rows if fnmatch.fnmatch(row["name"], options.only)]
         if not wanted:
