@@ -112,7 +112,7 @@ def _several(folder: Path, places: list[Path], index: Path, baseline: Run | None
     environment = Environment(loader=PackageLoader("hf_tempbalance.runs"), autoescape=True, trim_blocks=True)
     title = printable(folder.resolve().name)
     write_whole(index, environment.get_template("runs.html").render(title=title, rows=rows, version=__version__))
-    print(printable(f"{index}: links to all {len(rows)}"))
+    print(printable(f"{index}: {len(rows)} runs"))
 
 
 def _study(folder: Path, target: Path) -> None:

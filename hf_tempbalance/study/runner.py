@@ -209,7 +209,8 @@ class Runner:
                     while waiting and len(self.running) < self.executor.capacity:
                         run = waiting.pop(0)
                         target = (self.folder / RUNS_NAME / run.name).absolute()
-                        self.running[run.name] = (run, self.executor.start(partial(self.job_of, run, target), lock))
+                        start = self.executor.start(target, partial(self.job_of, run, target), lock)
+                        self.running[run.name] = (run, start)
                     progress.update(*self._done(wanted), list(self.running))
                     if not self.running:
                         break

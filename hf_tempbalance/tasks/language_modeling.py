@@ -57,8 +57,8 @@ class LanguageArguments:
 
 RECIPE: dict[str, Any] = {
     "output_dir": "runs/language_modeling",
-    "learning_rate": 1e-3,
-    "num_train_epochs": 3,
+    "learning_rate": 2e-3,
+    "num_train_epochs": 5,
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 16,
     "weight_decay": 0.1,

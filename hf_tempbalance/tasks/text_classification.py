@@ -99,13 +99,19 @@ class Split:
 
 @dataclass(frozen=True)
 class TextSplits:
-    """The parts of a data set. all_texts: of the whole training split, also of what is not trained on."""
+    """The parts of a data set.
+
+    Attributes:
+        all_texts: of the whole training split, also of what is not trained on.
+        eval_split: what the validation part is called there; None for a part of the training split.
+    """
 
     train: Split
     validation: Split
     test: Split | None
     class_names: list[str]
     all_texts: list[str]
+    eval_split: str | None
 
 
 def check(options: TextArguments) -> None:
@@ -188,7 +194,7 @@ def load_text(options: TextArguments, seed: int) -> TextSplits:
             part and part.select(np.random.default_rng(0).permutation(len(part))[: options.max_eval_samples])
             for part in (validation, test)
         )
-    return TextSplits(train, validation, test, class_names, all_texts)
+    return TextSplits(train, validation, test, class_names, all_texts, eval_split)
 
 
 def make_model(
@@ -256,6 +262,7 @@ def make_trainer(
     from .metrics import compute_accuracy, predicted_class
 
     data = load_text(options, args.seed if args.data_seed is None else args.data_seed)
+    options.eval_split = data.eval_split  # the one that was found, for whoever writes down what was done
     model, tokenizer = make_model(options, data.class_names, data.all_texts)
     train, validation, test = (
         part and tokenized(part, tokenizer, options.max_length, by_length=part is not data.train)

@@ -90,7 +90,7 @@ def test_the_fastest_solver_of_a_side_is_one_that_is_right(monkeypatch, capsys):
 
     monkeypatch.setattr(solvers, "SIDES", (32, 64))
     monkeypatch.setattr(solvers, "ON_CPU", solvers.ON_CPU | {"wrong": wrong, "lacking": lacking})
-    rows = solvers.solvers(Namespace(device="cpu", rounds=2))
+    rows = list(solvers.solvers(Namespace(device="cpu", rounds=2)))
     assert [row["side"] for row in rows] == [32, 64]
     assert all(
         len(row["seconds"]) == len(solvers.ON_CPU) - 2 and set(row["failed"]) == {"wrong", "lacking"} for row in rows
@@ -143,7 +143,7 @@ def test_processes_share_a_look_and_one_alone_is_timed_beside_them():
 
 def test_a_step_of_every_contender_is_compared_to_the_plain_one(monkeypatch, capsys):
     monkeypatch.setattr(step, "MODELS", {"small": partial(mlp, 16, 64, 96, 64, 16)})
-    rows = step.steps(Namespace(device="cpu", rounds=1))
+    rows = step.steps(Namespace(device="cpu", rounds=1, tiny=False))
     assert [row["optimizer"] for row in rows] == list(step.OPTIMIZERS)
     assert all(float(row[name].split()[0]) > 0 for row in rows for name in ("tuned", "equal", "real groups"))
     assert "40 pairs" in capsys.readouterr().out

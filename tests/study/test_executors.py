@@ -90,7 +90,7 @@ def run(executor: LocalExecutor, folder: Path, text: str, *arguments: str) -> tu
     script = folder / "script.py"
     script.write_text(text)
     with (folder / "lock").open("w") as lock:
-        handle = executor.start(lambda: Job("a", folder, [str(script), *arguments]), lock.fileno())
+        handle = executor.start(folder, lambda: Job("a", folder, [str(script), *arguments]), lock.fileno())
         end = time.time() + 120
         while handle.poll() is None:
             assert time.time() < end, "the run does not end"
@@ -119,7 +119,7 @@ def test_a_run_sees_its_threads_and_the_gpus_of_its_slot(monkeypatch, tmp_path):
     show = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['CUDA_VISIBLE_DEVICES'])"
     (tmp_path / "wait.py").write_text("import time; time.sleep(60)")
     with (tmp_path / "lock").open("w") as lock:
-        first = executor.start(lambda: Job("w", tmp_path, [str(tmp_path / "wait.py")]), lock.fileno())
+        first = executor.start(tmp_path, lambda: Job("w", tmp_path, [str(tmp_path / "wait.py")]), lock.fileno())
         assert run(executor, tmp_path / "2", show) == (0, "3 6\n")
         first.terminate()
         while first.poll() is None:
@@ -137,7 +137,7 @@ from hf_tempbalance.study.job import Job
 folder = Path(sys.argv[1])
 executor = LocalExecutor(1, fresh=True)
 lock = (folder / "lock").open("w")
-executor.start(lambda: Job("a", folder, [str(folder / "script.py")]), lock.fileno())
+executor.start(folder, lambda: Job("a", folder, [str(folder / "script.py")]), lock.fileno())
 time.sleep(60)
 """
 
@@ -171,7 +171,7 @@ def test_when_the_server_is_killed_its_run_is_over_and_the_next_gets_another_one
         "import os, time\nprint(os.getpid(), os.getppid(), flush=True)\ntime.sleep(60)"
     )
     with (tmp_path / "lock").open("w") as lock:
-        handle = fresh.start(lambda: Job("a", tmp_path, [str(tmp_path / "script.py")]), lock.fileno())
+        handle = fresh.start(tmp_path, lambda: Job("a", tmp_path, [str(tmp_path / "script.py")]), lock.fileno())
         while not (tmp_path / "log.txt").is_file() or not (tmp_path / "log.txt").read_text().endswith("\n"):
             fresh.wait(0.02)
         pid, server = (int(word) for word in (tmp_path / "log.txt").read_text().split())

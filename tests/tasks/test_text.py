@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,16 @@ def test_a_row_that_can_t_be_used_is_named(tmp_path, validation, message):
 def test_what_can_t_work_is_refused_before_anything_is_loaded(options, message):
     with pytest.raises(ValueError, match=message):
         check(TextArguments(**options))
+
+
+def test_a_hub_id_may_have_a_dot():
+    check(TextArguments("owner/reviews-v1.0", model_name_or_path="owner/bert-v1.5"))
+
+
+def test_a_python_without_its_documentation_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(ValueError, match="this Python comes without it. Give another --dataset"):
+        load_text(TextArguments(), seed=0)
 
 
 def test_the_documentation_of_python_is_three_chapters_in_three_parts_without_a_common_paragraph():

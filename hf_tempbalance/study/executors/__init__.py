@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from ..job import Job
@@ -32,10 +33,11 @@ class Executor(Protocol):
 
     capacity: float  # how many runs may be started and not over
 
-    def start(self, job: Callable[[], Job], lock: int) -> Handle:
+    def start(self, folder: Path, job: Callable[[], Job], lock: int) -> Handle:
         """Start a run.
 
         Args:
+            folder: of the run, an absolute path.
             job: makes the `Job`. It is called where and when the run starts, and again when it is started anew after
                 its machine has died, so that it finds the newest checkpoint.
             lock: descriptor of the study's lock, which runs on this machine keep as well.

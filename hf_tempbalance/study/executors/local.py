@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
+from pathlib import Path
 
 from ..job import Job
 from . import Handle
@@ -44,7 +45,7 @@ class LocalExecutor:
         self._numbers = itertools.count()
         self._server: _Server | None = None
 
-    def start(self, job: Callable[[], Job], lock: int) -> Handle:
+    def start(self, folder: Path, job: Callable[[], Job], lock: int) -> Handle:
         """See `Executor`."""
         made = job()
         slot = next(slot for slot in range(len(self.slots)) if slot not in self.running)
