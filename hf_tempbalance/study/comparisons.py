@@ -145,9 +145,12 @@ def _at_rate(collected: Collected, cell: dict[str, str], at: AtRate | str) -> Co
         name = f"{at.label} at {at.option} {at.wanted:.3g}"
         note = f"{name}, its rate x mean multiplier, has not been run{nearest}."
         return _compare(collected, cell, "at_rate", name, at.ours, [], note)
-    note, pairs = _near(at), {m.run.seed for m in at.ours} & {m.run.seed for m in at.theirs}
-    if missing := [str(seed) for seed in collected.study.seeds if seed not in pairs]:
-        note += f" Not run there: seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}."
+    note, seeds = _near(at), collected.study.seeds
+    pairs = {m.run.seed for m in at.ours} & {m.run.seed for m in at.theirs}
+    if missing := [seed for seed in seeds if seed not in pairs]:
+        note += f" Of the study's {len(seeds)} seeds, {len(missing)} have not been run there."
+    if trials := pairs - set(seeds):
+        note += f" {len(trials)} of the pairs have seeds of trials."
     return _compare(collected, cell, "at_rate", f"{at.label} at {at.option} {at.nearest:g}", at.ours, at.theirs, note)
 
 

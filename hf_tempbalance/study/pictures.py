@@ -31,7 +31,7 @@ ROW = 0.24  # inches of a line of a legend
 
 
 def groups(collected: Collected) -> dict[str, dict[str, list[Measured]]]:
-    """Labels of the axes that are not the baseline's -> label of that axis -> runs."""
+    """Labels of the axes that are not the baseline's, as a title -> label of that axis -> runs."""
     (axis,) = collected.study.baseline
     found: dict[str, dict[str, list[Measured]]] = {}
     for cell in collected.study.combinations():
@@ -40,8 +40,13 @@ def groups(collected: Collected) -> dict[str, dict[str, list[Measured]]]:
     return found
 
 
-def plot_curves(collected: Collected) -> Figure:
-    """The metric over epochs: mean over the seeds, and the band of its 95 % interval where there are three or more."""
+def plot_curves(collected: Collected) -> Figure | None:
+    """The metric over epochs: mean over the seeds, and the band of its 95 % interval where there are three or more.
+
+    None where no run was evaluated more than once.
+    """
+    if all(len(run.curve) < 2 for run in collected.finals):
+        return None
     found, display = groups(collected), display_of(collected.study)
     labels, looks = _labels(collected, found), _looks(collected)
     figure, axes = _panels(len(found), width=5.2, height=4.0, legend=len(labels))
@@ -50,16 +55,8 @@ def plot_curves(collected: Collected) -> Figure:
             curves = [dict(run.curve) for run in runs]
             epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
             values = [interval([display.value(curve[epoch]) for curve in curves]) for epoch in epochs]
-            line, marker, colour = looks[method]
-            means = [v.mean for v in values]
-            ax.plot(
-                epochs,
-                means,
-                linestyle=line,
-                marker=marker if len(epochs) < 2 else None,
-                color=colour,
-                label=labels[method],
-            )
+            line, _, colour = looks[method]
+            ax.plot(epochs, [v.mean for v in values], linestyle=line, color=colour, label=labels[method])
             if len(runs) >= FEWEST:
                 ax.fill_between(epochs, [v.low for v in values], [v.high for v in values], color=colour, alpha=0.12)
         ax.set(title=as_text(group), xlabel="epoch", ylabel=as_text(display.label))
@@ -159,7 +156,8 @@ def plot_alphas(collected: Collected) -> Figure | None:
         return None
     figure, axes = _panels(len(found), width=5.6, height=4.0)
     for ax, (group, methods) in zip(axes, found.items(), strict=False):
-        columns = [("start", _alphas(next(iter(methods.values())), "alpha_start"))]
+        starts = (_alphas(runs, "alpha_start") for runs in methods.values())
+        columns = [("start", next(filter(None, starts), []))]  # a plain run of a script has no look at its layers
         columns += [(name, _alphas(runs, "alpha_end")) for name, runs in methods.items()]
         columns = [(name, values) for name, values in columns if values]
         for position, (_, values) in enumerate(columns):
@@ -210,7 +208,12 @@ def _alphas(runs: list[Measured], field: str) -> list[float]:
 
 def _group(collected: Collected, cell: dict[str, str]) -> str:
     (axis,) = collected.study.baseline
-    return ", ".join(label for name, label in cell.items() if name != axis) or collected.study.name
+    words = [f"{name} {label}" if _is_number(label) else label for name, label in cell.items() if name != axis]
+    return ", ".join(words) or collected.study.name
+
+
+def _is_number(label: str) -> bool:
+    return label.replace(".", "").replace("-", "").isdigit()
 
 
 def _looks(collected: Collected) -> dict[str, tuple[Any, str, str]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ..runs.intervals import Interval
 
 
 LEVEL = 0.05  # of a test; its interval is the one of 95 %
 POWER = 0.8
-MOST_SEEDS = 10_000  # nobody will train more
+MOST_SEEDS = 1000  # nobody will train more
 
 
 def p_value(difference: Interval) -> float:
@@ -56,14 +57,19 @@ def detectable(sd: float, n: int, power: float = POWER) -> float:
     """
     if n < 2 or not math.isfinite(sd):
         return math.nan
+    return _shift(n, power) * sd / math.sqrt(n)
+
+
+@lru_cache(maxsize=1024)
+def _shift(n: int, power: float) -> float:
+    """The noncentrality of `detectable`."""
     from scipy.optimize import brentq
     from scipy.stats import nct
     from scipy.stats import t as student_t
 
     quantile = float(student_t.ppf(1 - LEVEL / 2, n - 1))
     # Twenty quantiles are far beyond: two pairs, the fewest, need 1.3 for a power of 0.8.
-    shift = brentq(lambda shift: nct.sf(quantile, n - 1, shift) - power, 0.0, 20 * quantile)
-    return float(shift) * sd / math.sqrt(n)
+    return float(brentq(lambda shift: nct.sf(quantile, n - 1, shift) - power, 0.0, 20 * quantile))
 
 
 def seeds_needed(difference: float, sd: float, power: float = POWER) -> int | None:

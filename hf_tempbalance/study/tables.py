@@ -13,7 +13,7 @@ from ..runs.intervals import Interval, half_width, interval
 from .collect import Collected, Measured
 from .comparisons import Comparison
 from .display import display_of
-from .statistics import detectable
+from .statistics import MOST_SEEDS, detectable
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def comparison_cells(collected: Collected, comparison: Comparison) -> list[str]:
         _p(comparison.holm),
         comparison.verdict,
         display.number(smallest, comparison.difference.sd),
-        "-" if math.isnan(comparison.p) else str(comparison.seeds_needed or "more than 10,000"),
+        "-" if math.isnan(comparison.p) else str(comparison.seeds_needed or f"more than {MOST_SEEDS}"),
     ]
 
 

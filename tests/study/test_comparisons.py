@@ -46,6 +46,7 @@ def test_a_control_is_found_by_its_settings_whatever_it_is_called(tmp_path):
         ("frozen", "frozen"),
     ]
     assert found["farms"] == [("plain", "plain"), ("shuffled", "farms_shuffled")]
+    assert found["normalized"] == [("plain", "plain")]
     assert found["plain"] == found["shuffled"] == []
 
 
@@ -155,10 +156,10 @@ def test_a_method_is_compared_with_plain_training_at_its_mean_rate(tmp_path):
     assert at_rate.note == "Its learning_rate x mean multiplier is 0.052; plain was run at 0.05, a factor of 1.04."
 
 
-def test_seeds_without_a_run_at_the_mean_rate_are_named(tmp_path):
+def test_seeds_without_a_run_at_the_mean_rate_are_counted(tmp_path):
     _, at_rate = tuned(tmp_path / "small", 0.52, seeds=[2])
     assert at_rate.sentence == "better than plain at learning_rate 0.05: not shown (one pair: no interval)"
-    assert at_rate.note.endswith("Not run there: seeds 1, 3.")
+    assert at_rate.note.endswith("Of the study's 3 seeds, 2 have not been run there.")
 
 
 def test_where_the_mean_rate_is_the_baselines_own_no_comparison_counts_twice(tmp_path):

@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
-from synthetic_study import fill, study_in
+from synthetic_study import fill, results, results_of_script, study_in
 
+from hf_tempbalance.runs.results import write_results
 from hf_tempbalance.study.collect import Collected, collect
 from hf_tempbalance.study.pictures import plot_curves, plot_gains, plot_seeds, write_pictures
+from hf_tempbalance.study.runner import RUNS_NAME
 
 
 NINE = {name: {"optimizer": name} for name in "abcdefghi"}
@@ -26,6 +28,15 @@ def test_pictures_are_written_for_what_there_is(tmp_path):
     paths = write_pictures(collected, tmp_path / "small", tmp_path / "pictures")
     assert [path.name for path in paths] == ["curves.png", "seeds.png", "alphas.png"]
     assert all(path.stat().st_size > 5000 for path in paths)
+
+
+def test_one_evaluation_at_the_end_makes_no_curve(tmp_path):
+    folder = tmp_path / "small"
+    made = study_in(folder)
+    for run in made.finals({}):
+        found = results(run.seed, 50.0 + run.seed)
+        write_results(folder / RUNS_NAME / run.name, found | {"epochs": found["epochs"][-1:]})
+    assert plot_curves(collect(folder)) is None
 
 
 @pytest.mark.parametrize(("seeds", "bands"), [([1, 2], 0), ([1, 2, 3], 3)])
@@ -74,6 +85,18 @@ def test_gains_are_paired_differences_at_every_tuned_value_with_the_baselines_ch
     assert bars[2][0].get_segments()[0][:, 1] == pytest.approx([-0.8 - half, -0.8 + half])
     marked = [line for line in ax.lines if str(line.get_label()).endswith("chosen for plain")]
     assert [line.get_xdata()[0] for line in marked] == [1]
+
+
+def test_up_is_better_also_where_a_smaller_value_is(tmp_path):
+    folder = tmp_path / "lm"
+    (tmp_path / "train.py").touch()
+    keys = {"script": "train.py", "metric": "eval_loss", "axes": {"method": ["none", "llr"]}}
+    made = study_in(folder, {"none": "none", "llr": "llr"}, tune=TUNE, **keys)
+    for run in made.trials():
+        loss = 2.0 - 0.5 * (run.cell["method"] == "llr")
+        write_results(folder / RUNS_NAME / run.name, results_of_script(run.seed, loss))
+    (ax,) = plot_gains(collect(folder)).axes
+    assert list(ax.containers[0][0].get_ydata()) == pytest.approx([0.5, 0.5, 0.5])
 
 
 def test_a_study_without_tuning_has_no_picture_of_gains(tmp_path):
