@@ -88,8 +88,7 @@ def collect(folder: Path) -> Collected:
     chosen = choose(study, folder, has_ended=lambda run: has_ended(folder, run))
     for cell in study.combinations():
         if study.tune is not None and tuple(cell.values()) not in chosen:
-            trials = [run for run in study.trials() if run.cell == cell]
-            is_over = all(has_ended(folder, run) for run in trials)
+            is_over = all(has_ended(folder, run) for run in study.trials() if run.cell == cell)
             why = "can't be chosen: no value has only trials that finished" if is_over else "has not been chosen yet"
             left_out["--".join(cell.values())] = f"its {study.tune.option} {why}"
     finals = study.finals(chosen)
