@@ -47,6 +47,8 @@ def report_command(options: argparse.Namespace) -> None:
 
     folder: Path = options.output_dir
     if (folder / STUDY_NAME).is_file():
+        if options.baseline is not None:
+            raise ValueError(f"{folder} is a study, which has a baseline of its own. Leave out --baseline.")
         _study(folder, options.output or folder / "report")
         return
     baseline = None if options.baseline is None else read_run(options.baseline)

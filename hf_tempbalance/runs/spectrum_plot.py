@@ -60,6 +60,8 @@ def plot_spectrum(
             ax.axvline(layer["xmin"], color="black", linestyle=":", linewidth=1)
     histogram.set_title(as_text(layer["name"], 48), fontsize=10)
     tail.set_title(f"tail ({WORDS.get(fit, fit)})" if fit else "tail", fontsize=10)
+    for ax in main:
+        ax.minorticks_off()  # which would take most of the time of a picture
     for ax in (histogram, tail):
         if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=8, loc="lower left" if ax is tail else "best")

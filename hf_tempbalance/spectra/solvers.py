@@ -80,7 +80,8 @@ def by_library(library: str, gram: Tensor) -> Tensor:
 def by_jacobi(gram: Tensor) -> Tensor:
     """As singular values, which are the eigenvalues of a positive semidefinite matrix; torch has it for them only."""
     whole = gram.tril() + gram.tril(-1).mT
-    return torch.linalg.svdvals(whole, driver="gesvdj").flip(-1)
+    values: Tensor = torch.linalg.svdvals(whole, driver="gesvdj").flip(-1)
+    return values
 
 
 def on_cpu(gram: Tensor) -> Tensor:

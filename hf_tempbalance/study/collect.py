@@ -88,7 +88,9 @@ def collect(folder: Path) -> Collected:
     chosen = choose(study, folder, has_ended=lambda run: has_ended(folder, run))
     for cell in study.combinations():
         if study.tune is not None and tuple(cell.values()) not in chosen:
-            left_out["--".join(cell.values())] = f"its {study.tune.option} has not been chosen yet"
+            is_over = all(has_ended(folder, run) for run in study.trials() if run.cell == cell)
+            why = "can't be chosen: no value has only trials that finished" if is_over else "has not been chosen yet"
+            left_out["--".join(cell.values())] = f"its {study.tune.option} {why}"
     finals = study.finals(chosen)
     for run in finals:
         measure(run)
@@ -163,7 +165,7 @@ def _mean_multiplier(folder: Path) -> float:
 
 
 def _layers(history: Path) -> list[dict[str, Any]]:
-    """alpha of each layer at the first and the last look; nothing where the run has no history."""
+    """alpha of each layer at the first and the last look, to six digits; nothing where the run has no history."""
     try:
         looks = read_history(history)
     except (OSError, ValueError):
@@ -172,6 +174,6 @@ def _layers(history: Path) -> list[dict[str, Any]]:
         return []
     return [
         {key: first[key] for key in ("name", "excluded_by")}
-        | {"alpha_start": first["alpha"], "alpha_end": last["alpha"]}
+        | {name: float(f"{layer['alpha']:.6g}") for name, layer in (("alpha_start", first), ("alpha_end", last))}
         for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=False)
     ]

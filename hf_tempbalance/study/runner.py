@@ -209,8 +209,8 @@ class Runner:
                     while waiting and len(self.running) < self.executor.capacity:
                         run = waiting.pop(0)
                         target = (self.folder / RUNS_NAME / run.name).absolute()
-                        start = self.executor.start(target, partial(self.job_of, run, target), lock)
-                        self.running[run.name] = (run, start)
+                        handle = self.executor.start(target, partial(self.job_of, run, target), lock)
+                        self.running[run.name] = (run, handle)
                     progress.update(*self._done(wanted), list(self.running))
                     if not self.running:
                         break

@@ -86,6 +86,8 @@ class Runner:
 
     def one(self, stage: Stage, part: Part) -> str:
         """Run a part, or say why not; returns its status."""
+        if self.is_stopped:
+            raise RuntimeError("interrupted")
         before = self.results(stage)["parts"].get(part.name)
         if before is not None and self.is_kept(before):
             return "kept"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,7 @@ from gpu.jobs import best
 from gpu.stages import STUDIES, Day, stages
 from hf_tempbalance.files import damaged, read_json, write_whole
 from hf_tempbalance.study.collect import collect
-from hf_tempbalance.study.report import cells_of, header
-from hf_tempbalance.study.report import rows as rows_of_study
+from hf_tempbalance.study.report import markdown
 
 
 Parts = dict[str, dict[str, Any]]  # part -> record
@@ -30,6 +30,9 @@ HOW = """## Commands
     python scripts/gpu_day.py --device cpu --tiny --out dry      # all stages in tiny sizes: measures nothing
     python scripts/gpu_day.py --minutes 25 --out day             # on the GPU; --minutes 9 and --continue day in parts
     python scripts/gpu_day.py report day                         # this page
+
+A bare machine needs this tree, torch, and what the first line of the output says is missing, as wheels in a folder
+(`--wheels DIR`). The data sets are looked for in `shared/data`, in the tree and beside it, or in `--data DIR`.
 """
 
 
@@ -231,7 +234,7 @@ TABLES: dict[str, Callable[[Parts], list[str]]] = {
 
 
 def studies(folders: list[Path]) -> str:
-    """The studies' own tables, of the finished runs."""
+    """The studies' own reports, of the finished runs."""
     lines = ["## Studies", ""]
     for folder in folders:
         for name in STUDIES:
@@ -240,12 +243,13 @@ def studies(folders: list[Path]) -> str:
                 continue
             try:
                 collected = collect(target)
-            except ValueError as error:
-                lines += [f"{name}: {error}", ""]
+            except ValueError as error:  # no run is finished yet
+                lines += [f"### {name}", "", str(error), ""]
                 continue
-            body = [cells_of(collected, row) for row in rows_of_study(collected)]
-            about = f"{len(collected.finals)} finished runs; `python scripts/study.py report` has all of it."
-            lines += [f"### {name}", "", about, "", table(header(collected), body)]
+            if any(measured.environment["device"] == "cpu" for measured in collected.finals):
+                lines += [f"### {name}", "", "Left out: some of its runs are of a CPU.", ""]
+            else:
+                lines += [re.sub("^#", "###", markdown(collected), flags=re.MULTILINE)]
     if len(lines) == 2:
         lines += [f"{' and '.join(f'`{name}`' for name in STUDIES)}: owed, no run is finished.", ""]
     return "\n".join(lines)

@@ -121,7 +121,7 @@ def test_what_is_finished_is_not_run_again_and_gives_the_minutes_of_a_dry_run(fo
 
 @pytest.mark.slow
 def test_a_study_stops_where_no_run_can_count(tmp_path):
-    content = STUDY | {"metric": "eval_acuracy", "axes": {"method": ["none"]}, "seeds": [1, 2, 3]}
+    content = STUDY | {"metric": "eval_acuracy", "maximize": True, "axes": {"method": ["none"]}, "seeds": [1, 2, 3]}
     content = {key: value for key, value in content.items() if key != "tune"}
     (tmp_path / "text.yaml").write_text(yaml.safe_dump(content))
     done = study("run", str(tmp_path / "text.yaml"), "--output_dir", str(tmp_path / "out"))

@@ -99,6 +99,28 @@ def test_the_fastest_solver_of_a_side_is_one_that_is_right(monkeypatch, capsys):
     assert "lacking: this build lacks it" in printed and "wrong: its values are off by" in printed
 
 
+def test_a_solver_that_would_take_too_long_is_not_tried_and_torch_always_is():
+    smaller = {
+        "side": 1024,
+        "matrices": 8,
+        "seconds": {"jacobi": [4.0], "torch": [4.0], "magma": [0.01]},
+        "failed": {},
+    }
+    row = {"side": 2048, "matrices": 8}
+    solvers.refuse_what_takes_too_long("magma", row, smaller)
+    solvers.refuse_what_takes_too_long("torch", row, smaller)
+    with pytest.raises(RuntimeError, match="too slow: from side 2048"):
+        solvers.refuse_what_takes_too_long("jacobi", row, smaller)
+    larger = row | {"seconds": {}, "failed": {"jacobi": "too slow: from side 2048 more than 5 s are expected"}}
+    with pytest.raises(RuntimeError, match="too slow: from side 2048"):
+        solvers.refuse_what_takes_too_long("jacobi", {"side": 4096, "matrices": 1}, larger)
+
+
+def test_the_package_s_table_is_never_that_of_a_cpu():
+    with pytest.raises(ValueError, match="the package's table is that of a GPU"):
+        list(solvers.solvers(Namespace(device="cpu", rounds=1, write_table=solvers.TABLE_PATH)))
+
+
 def test_without_a_part_all_parts_run_and_their_rows_are_written(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "PARTS", {name: lambda options, name=name: [{"of": name}] for name in bench.PARTS})
     monkeypatch.setattr(sys, "argv", ["bench.py", "--json", str(tmp_path / "out" / "all.json")])

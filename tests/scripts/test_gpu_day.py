@@ -22,6 +22,7 @@ from gpu.day import Runner
 from gpu.jobs import best
 from gpu.report import page
 from gpu.stages import STUDIES, Day, Part, Stage, stages
+from synthetic_study import fill, study_in
 
 from hf_tempbalance.study.study_file import load_study
 
@@ -195,8 +196,8 @@ def test_the_training_script_takes_what_update_gives_it(tmp_path):
     from hf_tempbalance.huggingface.parser import ConfigArgumentParser
     from hf_tempbalance.tasks.image_classification import RunArguments
 
-    found = stages(Day("cuda", False, tmp_path, tmp_path, tmp_path, 1))
-    part = next(part for stage in found for part in stage.parts if part.name == "overlap")
+    training = next(s for s in stages(Day("cuda", False, tmp_path, tmp_path, tmp_path, 1)) if s.name == "training")
+    part = next(part for part in training.parts if part.name == "overlap")
     options = dict(pair.split("=") for pair in part.command[part.command.index("--train") + 1 :])
     parser = ConfigArgumentParser((RunArguments, TempBalanceConfig, TempBalanceTrainingArguments))
     parsed, _, arguments = parser.parse_options(options | {"bf16": "false", "output_dir": str(tmp_path)})
@@ -333,6 +334,18 @@ def test_everything_that_a_stage_writes_is_told(tmp_path):
     assert "0.90 (0.90-0.90): holds" in bar(text, "images per second, to a loop without Trainer")
     assert "0.150% (0.150%-0.150%): holds" in bar(text, "wait of looks beside training, every 20 steps")
     assert "1.000% (1.000%-1.000%): holds" in bar(text, "look beside an epoch of ResNet18, bf16")
+
+
+def test_finished_runs_of_every_day_are_told_by_the_study_s_own_report_and_those_of_a_cpu_are_not(tmp_path):
+    folder = tmp_path / "studies" / "gpu_cifar10"
+    fill(folder, study_in(folder), lambda run: 93.0 if run.cell["method"] == "plain" else 94.5 + run.seed / 10)
+    text = page([tmp_path])
+    assert "Left out: some of its runs are of a CPU." in text and "93.00" not in text
+    for path in folder.glob("runs/*/results.json"):
+        path.write_text(path.read_text().replace('"device": "cpu"', '"device": "NVIDIA H100"'))
+    text = page([tmp_path])
+    assert "### small" in text and "93.00" in text and "\n# " not in text
+    assert "`gpu_cifar10` and" not in text
 
 
 def test_two_kinds_of_gpu_are_told_beside_each_other(tmp_path):

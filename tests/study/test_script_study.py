@@ -311,3 +311,18 @@ def test_what_is_published_is_small_counts_as_finished_and_has_the_same_results(
     assert [(m.last, m.held_out, m.curve, m.seconds) for m in kept.trials] == [
         (m.last, m.held_out, m.curve, m.seconds) for m in whole.trials
     ]
+
+
+def test_a_trial_that_failed_is_published_as_well_so_that_its_cell_has_its_value(tmp_path):
+    study = tuned_in(tmp_path)
+    bad = study.trials()[0].name
+    failed = {"status": "failed", "error": "RuntimeError: can't read /home/me/data"}
+    write_results(tmp_path / "out" / RUNS_NAME / bad, failed)
+    publish(tmp_path / "out", tmp_path / "kept")
+    kept, whole = collect(tmp_path / "kept"), collect(tmp_path / "out")
+    assert kept.chosen == whole.chosen and kept.chosen[("none",)] == 0.01
+    assert kept.left_out[bad] == "it has not finished (status: failed: RuntimeError: can't read data)"
+    assert kept.left_out.keys() == whole.left_out.keys()
+    write_results(tmp_path / "out" / RUNS_NAME / study.trials()[1].name, failed)
+    reason = collect(tmp_path / "out").left_out["none"]
+    assert reason == "its learning_rate can't be chosen: no value has only trials that finished"

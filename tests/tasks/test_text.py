@@ -79,6 +79,14 @@ def test_a_test_split_whose_labels_are_kept_back_is_not_tested_on(tmp_path):
     assert load_text(TextArguments(data), seed=0).test is None
 
 
+def test_the_same_texts_give_the_same_tokenizer():
+    texts = python_paragraphs()["train"]["text"][:200]
+    made = [small_tokenizer(texts, 64) for _ in range(3)]
+    assert made[0].get_vocab() == made[1].get_vocab() == made[2].get_vocab()
+    tokens = made[0].convert_ids_to_tokens(made[0]("An assignment", "a name")["input_ids"])
+    assert tokens[0] == "[CLS]" and tokens[-1] == "[SEP]" and tokens.count("[SEP]") == 2
+
+
 def test_for_evaluation_the_longest_come_first(tmp_path):
     data = load(tmp_path)
     tokenizer = small_tokenizer(data.all_texts, 64)
