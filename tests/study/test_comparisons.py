@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -48,6 +49,32 @@ def test_a_control_is_found_by_its_settings_whatever_it_is_called(tmp_path):
     assert found["farms"] == [("plain", "plain"), ("shuffled", "farms_shuffled")]
     assert found["normalized"] == [("plain", "plain")]
     assert found["plain"] == found["shuffled"] == []
+
+
+def test_a_study_file_can_name_a_control_also_after_its_runs(tmp_path):
+    methods = {"plain": {}, "tempbalance": ON, "larger": {"optimizer": "sgdp"}}
+    folder, last = tmp_path / "small", dict.fromkeys(methods, (1.0, 2.0, 4.0))
+    assert ("tempbalance", "larger") not in comparisons(folder, methods, last)
+    before = (folder / "study.json").read_text()
+    found = comparisons(folder, methods, last, controls={"tempbalance": "larger"})
+    assert found["tempbalance", "larger"].kind == "named"
+    assert json.loads((folder / "study.json").read_text()) == json.loads(before) | {
+        "controls": {"tempbalance": ["larger"]}
+    }
+
+
+@pytest.mark.parametrize(
+    ("controls", "told"),
+    [
+        ({"tempbalanc": "plain"}, "controls: axis 'method' has no 'tempbalanc'"),
+        ({"tempbalance": ["plan"]}, "controls: axis 'method' has no 'plan'"),
+        ({"tempbalance": "tempbalance"}, "can't be compared with itself"),
+        ("shuffled", "controls: 'shuffled' must be a mapping"),
+    ],
+)
+def test_a_control_that_can_not_be_named_is_one_sentence(tmp_path, controls, told):
+    with pytest.raises(ValueError, match=told):
+        study_in(tmp_path / "small", {"plain": {}, "tempbalance": ON}, controls=controls)
 
 
 def test_what_trains_differently_beside_the_method_is_no_control(tmp_path):
