@@ -137,6 +137,8 @@ def at_rate(collected: Collected, cell: dict[str, str]) -> AtRate | str | None:
     if (wanted := rate.pop() * multiplier) <= 0:
         return "Its mean multiplier is 0."
     runs = [m for other in plain for m in _all_runs(collected, other)]
+    if study.tune is not None and study.tune.option != option:  # each at the value that was chosen for it
+        runs = [m for m in runs if m.run.tuned == collected.chosen.get(tuple(m.run.cell.values()))]
     rates = _rates(runs, option)
     nearest = min(rates, key=lambda value: abs(math.log(value / wanted)), default=None)
     (axis,) = study.baseline

@@ -210,6 +210,21 @@ def test_plain_training_at_a_rate_of_its_own_cell_counts_as_well(tmp_path):
     assert names == ["plain", "plain at learning_rate 0.05"]
 
 
+def test_the_mean_decay_of_a_method_is_compared_with_plain_training_at_its_tuned_rate(tmp_path):
+    folder = tmp_path / "small"
+    methods = {"plain": {}, "decay": ON | {"target": "weight_decay"}, "less": {"weight_decay": 0.05}}
+    cells = [{"method": ["plain", "decay"], "set": {"weight_decay": 0.1}}]
+    made = study_in(folder, methods, cells=cells, tune={"learning_rate": [0.1, 0.2], "seeds": [1, 2, 3]})
+
+    def last(run) -> float:
+        return 50 + run.seed**2 + 10 * (run.cell["method"] == "less" and run.tuned == 0.2)
+
+    fill(folder, made, last, lambda run: 60.0 if run.tuned == 0.1 else 50.0)
+    write_history(folder, "decay--learning_rate=0.1--seed1", [0.5])
+    at_rate = next(one for one in compare(collect(folder)) if one.kind == "at_rate")
+    assert (at_rate.name, at_rate.difference.mean) == ("plain at weight_decay 0.05", 0.0)
+
+
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [({}, "Its learning_rate is not in the study file"), (RATE, "Its runs have no history")],
