@@ -72,7 +72,7 @@ def test_a_node_is_killed_and_all_runs_end_as_on_one_machine(cluster, tmp_path):
         study.kill()
     assert study.returncode == 0, out
     assert "2 runs are finished, 0 failed." in out
-    assert (begun[0] / "log.txt").read_text().count("train_runtime") == 1  # cut off, and gone on with elsewhere
+    assert (begun[0] / "log.txt").read_text().count(" steps in ") == 1  # cut off, and gone on with elsewhere
     assert json.loads((begun[0] / "results.json").read_text())["status"] == "finished"
 
     done = subprocess.run(command(tmp_path, tmp_path / "local"), capture_output=True, text=True, timeout=400)
