@@ -39,6 +39,8 @@ def main() -> None:
     for side in tuned:
         run = side.runs[0].run
         print("", *layers_table(side.name, run.looks, ends, width, run.settings), sep="\n")
+    if not tuned:
+        print("\nNeither run has a look at its layers, so there are no multipliers to show.")
     if options.picture is not None:
         if not tuned:
             raise ValueError("Neither run has a look at its layers to draw. Give one with TempBalance.")
@@ -87,7 +89,7 @@ def layers_table(
             column.append(cell)
     of_ends = "" if fit == usual else f" (fit {usual} at the end)"
     what = f"Layers of {name}: alpha, fit {fit}, at the start and the end of each run{of_ends}, alpha_relative at "
-    what += "the end, multiplier at both" + (" (of one look)" if len(looks) == 1 else "")
+    what += "the end, multiplier at both" + (" (the run has one look)" if len(looks) == 1 else "")
     lines = sentences(what, width)
     lines += lay_out(columns, width, first=("multiplier", "at start", *heads, "relative")).lines
     tuned = [layer for layer in looks[-1]["layers"] if not layer["excluded_by"]]

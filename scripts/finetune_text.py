@@ -16,7 +16,7 @@ flags win. The output folder gets checkpoints, the fine-tuned model with its tok
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
 from hf_tempbalance.files import masked
@@ -57,6 +57,7 @@ def main() -> None:
         balance = tempbalance if options.tempbalance else None
         trainer, test = make_trainer(options, args, TempBalanceTrainer, tempbalance=balance)
         data = DataFacts.named(options.dataset, options.dataset_config, options.eval_split)
+        data = data if data.split else replace(data, part_of="train")
         about = {"settings": tempbalance.to_dict(), "base_model": base_model_of(trainer.model)}
         about |= {"train_examples": len(trainer.train_dataset)}
         settings = {

@@ -4,6 +4,7 @@
     python scripts/study.py run configs/studies/small_cpu.yaml --jobs 2       start, or go on after a kill
     python scripts/study.py run ... --only 'resnet18*' --set num_train_epochs=2 --set seeds=[0,1] --output_dir FOLDER
     python scripts/study.py report runs/studies/small_cpu                     tables and pictures
+    python scripts/study.py seeds --sd 1.8                                    differences that 3, 5, ... seeds show
 
 Everything of a study is in its output folder: a folder for each run under runs/, and what report writes.
 """
@@ -67,8 +68,12 @@ def main() -> None:
     reports.add_argument("--publish", type=Path, metavar="DIR", help="copy what the report is made of to DIR first")
     reports.add_argument("--no-pictures", action="store_true", help="tables only")
     reports.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    seeds = commands.add_parser("seeds", help="what differences how many seeds would show")
+    seeds.add_argument("--sd", type=float, required=True, help="standard deviation of the paired differences")
+    seeds.add_argument("--seeds", type=int, nargs="+", default=[3, 5, 10, 20, 50], help="numbers of seeds")
+    seeds.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    (run_command if options.command == "run" else report_command)(options)
+    {"run": run_command, "report": report_command, "seeds": seeds_command}[options.command](options)
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -135,6 +140,16 @@ def report_command(options: argparse.Namespace) -> None:
         written += write_pictures(collected, source, target)
     print(printable(markdown(collected), keep="\n"))
     print("Written:", printable(", ".join(map(str, written))))
+
+
+def seeds_command(options: argparse.Namespace) -> None:
+    from hf_tempbalance.study.tables import seeds_table
+
+    if not 0 <= options.sd < float("inf"):
+        raise ValueError(f"--sd {options.sd} must be a number from 0 up.")
+    if few := [n for n in options.seeds if n < 2]:
+        raise ValueError(f"--seeds {few[0]} must be 2 or more: one pair shows nothing.")
+    print("\n".join(seeds_table(options.sd, options.seeds)))
 
 
 def finish(outcome: Outcome, folder: Path) -> None:

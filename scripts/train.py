@@ -38,12 +38,10 @@ def train(options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalan
     """Train in an output folder that no other process is in."""
     from transformers import set_seed
 
-    from hf_tempbalance.huggingface.progress_callback import quiet_saves
     from hf_tempbalance.huggingface.results_callback import ResultsCallback
     from hf_tempbalance.runs.card_facts import DataFacts
     from hf_tempbalance.tasks.data import SOURCES, Source
 
-    quiet_saves()
     is_first = args.process_index == 0
     overwrite = options.overwrite_output_dir or (not is_first and args.resume_from_checkpoint is None)
     checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, overwrite=overwrite)
@@ -52,8 +50,9 @@ def train(options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalan
     name, dataset_id = dataset_of(options.dataset)
     source = SOURCES.get(options.dataset, Source(options.dataset))
     data = DataFacts(name, dataset_id, source.config, options.test_split or source.test_split)
+    about = {"settings": tempbalance.to_dict(), "train_examples": len(trainer.train_dataset)}
     settings = {
-        "config": asdict(options) | {"settings": tempbalance.to_dict()} | data.to_options(),
+        "config": asdict(options) | about | data.to_options(),
         "arguments": json.loads(args.to_json_string()),
     }
     results = ResultsCallback(masked(settings), is_resumed=checkpoint is not None)

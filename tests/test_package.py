@@ -61,7 +61,7 @@ def test_the_wheel_holds_the_package_its_templates_and_its_licence(built):
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hf_tempbalance").rglob("*.py")}
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hf_tempbalance/runs/templates").iterdir()}
     assert templates
-    expected = package | templates | {"hf_tempbalance/py.typed"}
+    expected = package | templates | {"hf_tempbalance/py.typed", "hf_tempbalance/spectra/solvers.json"}
     assert {name for name in names if name.startswith("hf_tempbalance/")} == expected
     assert f"{info}/licenses/LICENSE" in names
 

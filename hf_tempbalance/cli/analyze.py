@@ -86,14 +86,14 @@ def analyze_command(options: argparse.Namespace) -> None:
         spectra.append(spectrum.to_dict())
         is_wanted = options.plots is not None and fnmatch.fnmatch(spectrum.name, options.only or "*")
         if is_wanted and eigenvalues is not None and math.isfinite(spectrum.alpha):
-            from ..runs.plots import plot_spectrum
+            from .spectrum_picture import spectrum_picture
 
             path = options.plots / f"{file_stem(spectrum.name, taken)}.png"
-            plot_spectrum(eigenvalues.numpy(), spectra[-1]).savefig(path, dpi=100)
+            spectrum_picture(weight, spectrum, eigenvalues, chosen.config).savefig(path, dpi=100)
     if options.plots is not None:
         from ..runs.plots import plot_alphas
 
-        plot_alphas(spectra).savefig(options.plots / "alphas.png", dpi=100)
+        plot_alphas(spectra, fit=chosen.config.fit).savefig(options.plots / "alphas.png", dpi=100)
     if options.only is not None:
         wanted = [row for row in rows if fnmatch.fnmatch(row["name"], options.only)]
         if not wanted:
@@ -145,7 +145,11 @@ def compare_command(options: argparse.Namespace) -> None:
         for label, source in zip("AB", sources, strict=True):
             of = f", {source.weights_are}" if source.weights_are else ""
             _tell(f"{label}: {printable(source.name)}{of}", width)
-        _tell(f"alpha: {_summary([{'alpha': row['alpha B']} for row in rows], chosen.words(), 'B')}", width)
+        found = [row for row in rows if math.isfinite(row["difference"])]
+        means = ", ".join(
+            f"{side} {sum(row[f'alpha {side}'] for row in found) / len(found):.3f}" for side in "AB" if found
+        )
+        _tell(f"{len(found)} layers with an exponent in both ({chosen.words()}): mean alpha {means or '-'}.", width)
         for label, names in (("A", first.keys() - second.keys()), ("B", second.keys() - first.keys())):
             if names:
                 _tell(printable(f"only in {label}: {', '.join(sorted(names))}"), width)
@@ -180,10 +184,10 @@ def _print(
         )
 
 
-def _summary(rows: list[dict[str, Any]], fit: str, of: str = "") -> str:
+def _summary(rows: list[dict[str, Any]], fit: str) -> str:
     found = [row["alpha"] for row in rows if math.isfinite(row["alpha"])]
     if not found:
-        return f"No layer has an exponent ({fit}): its eigenvalues are too few, all equal, zero or not finite."
+        return f"No layer has an exponent ({fit}): too few eigenvalues, or all equal, zero or not finite."
     text = f"{len(found)} layers with an exponent ({fit}): mean alpha {sum(found) / len(found):.3f}"
     if fit.partition(",")[0] != WITH_LIMITS:
         return f"{text}."

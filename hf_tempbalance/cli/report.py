@@ -34,6 +34,9 @@ def add_report(commands: Any) -> None:
         metavar="FILE",
         help="the page or the index, in the folder if not given; of a study the folder of its report",
     )
+    report.add_argument(
+        "--baseline", type=Path, metavar="RUN", help="a run of plain training: the page says what differed from it"
+    )
     report.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -44,13 +47,16 @@ def report_command(options: argparse.Namespace) -> None:
 
     folder: Path = options.output_dir
     if (folder / STUDY_NAME).is_file():
+        if options.baseline is not None:
+            raise ValueError(f"{folder} is a study, which has a baseline of its own. Leave out --baseline.")
         _study(folder, options.output or folder / "report")
         return
+    baseline = None if options.baseline is None else read_run(options.baseline)
     inside = runs_inside(folder)
     if inside:
-        _several(folder, inside, options.output or folder / INDEX_NAME)
+        _several(folder, inside, options.output or folder / INDEX_NAME, baseline)
     else:
-        print(printable(_page(read_run(folder), options.output)))
+        print(printable(_page(read_run(folder), options.output, baseline)))
 
 
 def runs_inside(folder: Path) -> list[Path]:
@@ -68,15 +74,18 @@ def runs_inside(folder: Path) -> list[Path]:
     return [place for place in sorted(folder.iterdir()) if place.is_dir() and is_run(place)]
 
 
-def _page(run: Run, path: Path | None = None) -> Path:
+def _page(run: Run, path: Path | None = None, baseline: Run | None = None) -> Path:
     from ..runs.report import layers_to_show, write_report
 
     spectra = _spectra_of_run(run, layers_to_show(run)) if run.looks else []
-    return write_report(run, path, spectra=spectra)
+    return write_report(run, path, spectra=spectra, baseline=baseline)
 
 
-def _several(folder: Path, places: list[Path], index: Path) -> None:
-    """A page in each run's folder, and one with a line for each. A run that can't be read is a line as well."""
+def _several(folder: Path, places: list[Path], index: Path, baseline: Run | None = None) -> None:
+    """A page in each run's folder, and one with a line for each. A run that can't be read is a line as well.
+
+    The baseline may be one of them; its own page goes without.
+    """
     import os
 
     from jinja2 import Environment, PackageLoader
@@ -90,7 +99,8 @@ def _several(folder: Path, places: list[Path], index: Path) -> None:
         row: dict[str, Any] = {"name": printable(place.name), "link": "", "metrics": "", "what": ""}
         try:
             run = read_run(place)
-            page = _page(run)
+            is_it = baseline is not None and place.resolve() == baseline.folder.resolve()
+            page = _page(run, baseline=None if is_it else baseline)
         except ValueError as error:
             row["what"] = printable(error)
             print(printable(f"{place.name}: {error}"))
@@ -104,7 +114,7 @@ def _several(folder: Path, places: list[Path], index: Path) -> None:
     environment = Environment(loader=PackageLoader("hf_tempbalance.runs"), autoescape=True, trim_blocks=True)
     title = printable(folder.resolve().name)
     write_whole(index, environment.get_template("runs.html").render(title=title, rows=rows, version=__version__))
-    print(printable(f"{index}: links to all {len(rows)}"))
+    print(printable(f"{index}: {len(rows)} runs"))
 
 
 def _study(folder: Path, target: Path) -> None:
@@ -123,17 +133,18 @@ def _spectra_of_run(run: Run, names: list[str]) -> list[Figure]:
     """Pictures of some layers of the saved model; none where the folder has no safetensors file."""
     if not any(run.folder.glob("*.safetensors")):
         return []
-    from ..runs.plots import plot_spectrum
     from ..spectra.analysis import analyze_weights
     from .fits import config_of_run
     from .sources import open_source
+    from .spectrum_picture import spectrum_picture
 
     weights = [weight for weight in open_source(str(run.folder)).weights if weight.name in names]
     weights.sort(key=lambda weight: names.index(weight.name))
     settings = (config_of_run(str(run.folder)) or TempBalanceConfig()).to_dict()
     config = TempBalanceConfig.from_dict(settings | {"exclude_first": False, "exclude_last": False})
+    found = zip(weights, analyze_weights(weights, config) if weights else [], strict=True)
     return [
-        plot_spectrum(eigenvalues.numpy(), spectrum.to_dict())
-        for spectrum, eigenvalues in (analyze_weights(weights, config) if weights else [])
+        spectrum_picture(weight, spectrum, eigenvalues, config)
+        for weight, (spectrum, eigenvalues) in found
         if eigenvalues is not None
     ]

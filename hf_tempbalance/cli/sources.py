@@ -75,7 +75,6 @@ def open_source(name: str, *, pretrained: bool = False) -> Source:
     Raises:
         ValueError: it is none of these, a pickle, damaged, or has no weights, or they can't be downloaded. The message
             says what to do.
-        ModuleNotFoundError: it may be a name of timm, which is not installed.
     """
     path = Path(name).expanduser()
     if pretrained and (path.exists() or not re.fullmatch(r"[\w.-]+", name)):
@@ -232,7 +231,10 @@ def _timm_model(name: str, *, pretrained: bool) -> nn.Module | None:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{name} is no file or folder; {missing(error)}", name=error.name) from error
+        raise ValueError(
+            f"{name!r} is no file or folder, no Hub id (owner/name) and no module:factory. If it is a name of timm: "
+            f"{missing(error)}"
+        ) from error
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     from ..tasks import backbones  # noqa: F401  registers the *_cifar networks

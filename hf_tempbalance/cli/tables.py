@@ -164,7 +164,7 @@ def _cut(name: str, room: int, share: float, dots: str) -> str:
         return set_cell_size(name, room)
     start = max(int(share * kept), 1)
     end = set_cell_size(name[::-1], kept - start)[::-1]
-    return f"{set_cell_size(name, start)}{dots}{end}"
+    return f"{set_cell_size(name, start).rstrip('. ')}{dots}{end.lstrip('. ')}"
 
 
 def _width(columns: Mapping[str, Sequence[str]], head: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .training_args import output_folder
 
 def write_card_of(
     trainer: Trainer,
-    settings: TempBalanceConfig | None,
+    settings: TempBalanceConfig | None = None,
     *,
     language: str | list[str] | None = None,
     license: str | None = None,
@@ -60,7 +61,8 @@ def write_card_of(
     data |= {"pipeline_tag": next(iter(_listed(tasks)), None)}
     data |= {"library_name": "peft" if is_peft_model(trainer.model) else None}
     run = _run_of(trainer, settings)
-    run.options = facts.to_options() | run.options  # a script's own word comes first
+    known = facts.to_options() | {"train_examples": _examples(trainer)}
+    run.options = known | run.options  # a script's own word comes first
     return write_model_card(
         run,
         config=config,
@@ -85,7 +87,7 @@ def _run_of(trainer: Trainer, settings: TempBalanceConfig | None) -> Run:
     if (folder / RESULTS_NAME).is_file():
         results = read_results(folder)
         run.options, run.environment = results.get("config", {}), results.get("environment", run.environment)
-        run.seconds = results.get("seconds")
+        run.seconds, run.predictions = results.get("seconds"), results.get("predictions", [])
     return run
 
 
@@ -96,6 +98,10 @@ def _config_of(model: Any) -> dict[str, Any]:
     model = model.get_base_model() if is_peft_model(model) else model
     # A model that has not been saved yet does not name its class.
     return known | {"architectures": known.get("architectures") or [type(model).__name__]}
+
+
+def _examples(trainer: Trainer) -> int | None:
+    return len(trainer.train_dataset) if isinstance(trainer.train_dataset, Sized) else None
 
 
 def _listed(value: Any) -> list[str]:

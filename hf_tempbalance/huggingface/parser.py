@@ -10,7 +10,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers import HfArgumentParser
+from transformers.utils import logging
 
 from ..config import RENAMED, TempBalanceConfig
 from ..files import read_yaml
@@ -150,6 +152,13 @@ def _value_of(option: str, argv: list[str]) -> str | None:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call a script's ``main`` and end the process, as `run_command` does. --debug shows the traceback of an error."""
+    """Call a script's ``main`` and end the process, as `run_command` does. --debug shows the traceback of an error.
+
+    transformers' bars of loading and writing weights, which a checkpoint has one of, are off; those of downloads stay.
+    """
+    had_downloads = not are_progress_bars_disabled()
+    logging.disable_progress_bar()  # and the Hub's with it
+    if had_downloads:
+        enable_progress_bars()
     debug = any(argument == "--debug" or argument.startswith("--debug=") for argument in sys.argv[1:])
     sys.exit(run_command(Path(sys.argv[0]).name, main, debug=debug))

@@ -11,6 +11,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from ..runs.history import metric_keys
 from ..terminal import printable, screen_width
+from .scalars import LAYER_KEYS
 
 
 GAP = "  "
@@ -40,7 +41,7 @@ class EpochLines(ProgressCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.heads, self.logged = {}, {}
+        self.heads = {}
         if state.is_world_process_zero:
             # None: where there is a terminal.
             self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm or None)
@@ -79,8 +80,10 @@ class EpochLines(ProgressCallback):
             tqdm.write(f"{state.global_step} steps in {logs['train_runtime']:.1f} s{loss}")
         elif self.training_bar is None:  # an evaluation before or after training
             found = [f"{key.removeprefix('eval_')} {_number(logs[key])}" for key in metric_keys(logs)]
-            if found:  # the look at the start has none
+            if found:
                 tqdm.write(printable(f"evaluation: {', '.join(found)}"))
+            else:  # the look at the start, which the first line tells of
+                self.logged |= logs
         else:
             self.logged |= logs
 
@@ -123,7 +126,7 @@ class EpochLines(ProgressCallback):
             cells[f"alpha ({self.fit})"] = f"{low:.2f} to {high:.2f}"
         known = ("loss", "learning_rate", *NO_COLUMN)
         for key, value in logged.items():  # what other Trainers log beside the loss
-            if key not in known and not key.startswith((OURS, "eval_")) and isinstance(value, float):
+            if key not in known and not key.startswith((OURS, *LAYER_KEYS, "eval_")) and isinstance(value, float):
                 cells[printable(key)] = _number(value)
         return cells
 
@@ -139,17 +142,6 @@ class EpochLines(ProgressCallback):
             if sum(self.heads[name] + len(GAP) for name in {*shown, head}) - len(GAP) <= width:
                 shown.add(head)
         return [head for head in self.heads if head in shown]
-
-
-def quiet_saves() -> None:
-    """Switch off transformers' bars of writing and loading weights, for a script; those of downloads stay."""
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-    from transformers.utils import logging
-
-    had_downloads = not are_progress_bars_disabled()
-    logging.disable_progress_bar()  # and the Hub's with it
-    if had_downloads:
-        enable_progress_bars()
 
 
 def _number(value: float) -> str:

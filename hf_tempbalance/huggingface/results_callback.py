@@ -18,6 +18,8 @@ from .training_args import output_folder
 class ResultsCallback(TrainerCallback):
     """Keeps ``results.json`` in the output folder up to date: at the start, at every checkpoint and at the end.
 
+    With what was measured in training and, as ``predictions``, by each ``Trainer.predict``.
+
     A checkpoint that falls on the last step of an epoch is written after what belongs to that epoch, as with
     ``save_strategy="epoch"``. Trainer writes it before, and a run that is resumed from it has neither the evaluation
     and the loss of that epoch, nor the random numbers that the evaluation drew.
@@ -64,6 +66,12 @@ class ResultsCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         # After the checkpoint is whole: time and metrics are those of the state that a resumed run starts from.
         self._write()
+
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: Any, metrics: dict[str, float], **kwargs: Any
+    ) -> None:
+        if self.file is not None:
+            self.file.results.setdefault("predictions", []).append(dict(metrics))
 
     def finish(self, trainer: Any, status: str, error: str | None = None) -> None:
         """Write the last state of a run; ``status`` is "finished", "interrupted" or "failed"."""

@@ -18,7 +18,7 @@ FORMATS |= {"imagefolder", "audiofolder", "videofolder", "pdffolder"}
 def data_facts(train: Any, evaluated: Any) -> DataFacts:
     """What `datasets` knows of the data of a Trainer; nothing of data sets of other kinds.
 
-    The split is that of the evaluation, unless it is a part of the training split, which has no name of its own.
+    The split is that of the evaluation; a part of the training split has the name of that in `datasets`.
     """
     data = evaluated if _is_hf(evaluated) else train
     if not _is_hf(data):
@@ -30,6 +30,7 @@ def data_facts(train: Any, evaluated: Any) -> DataFacts:
         name=None if name in FORMATS else name,
         config=None if name in FORMATS or str(config).startswith("default") else config,
         split=splits[1] if splits[1] != splits[0] else None,
+        part_of=splits[0] if splits[1] == splits[0] and evaluated is not train else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ class DataFacts:
         id: owner/name on the Hub.
         config: the data set's configuration there.
         split: what a metric whose name has no split was measured on.
+        part_of: the training split, where that was a part of it, which has no name.
     """
 
     name: str | None = None
     id: str | None = None
     config: str | None = None
     split: str | None = None
+    part_of: str | None = None
 
     @classmethod
     def named(cls, dataset: str, config: str | None = None, split: str | None = None) -> DataFacts:
@@ -35,7 +37,7 @@ class DataFacts:
     @classmethod
     def of(cls, run: Run) -> DataFacts:
         """The data of a run, from the fields that `to_options` gives."""
-        found = {name: run.options.get(f"dataset_{name}") for name in ("name", "id", "config", "split")}
+        found = {field.name: run.options.get(f"dataset_{field.name}") for field in fields(cls)}
         found["name"] = found["name"] or run.options.get("dataset")
         return cls(**{name: value for name, value in found.items() if value and isinstance(value, str)})
 
@@ -49,11 +51,19 @@ class DataFacts:
 
     def to_options(self) -> dict[str, Any]:
         """The fields of ``config`` in results.json: what is known of them."""
-        found = {"name": self.name, "id": self.id, "config": self.config, "split": self.split}
-        return {f"dataset_{name}": value for name, value in found.items() if value}
+        return {f"dataset_{name}": value for name, value in asdict(self).items() if value}
 
     def or_else(self, other: DataFacts) -> DataFacts:
         """These, and what is not known here from another source."""
-        return DataFacts(
-            self.name or other.name, self.id or other.id, self.config or other.config, self.split or other.split
+        mine, others = asdict(self), asdict(other)
+        return DataFacts(**{name: mine[name] or others[name] for name in mine})
+
+    @property
+    def measured_on(self) -> str:
+        """Where the metrics are from, as a sentence; empty where it is not known."""
+        split = f"the split {self.split}" if self.split else f"a part of the split {self.part_of}"
+        return (
+            f"On {split} of {self.name}, where a name tells no other."
+            if self.name and (self.split or self.part_of)
+            else ""
         )

@@ -80,9 +80,8 @@ def _batch(run: Run) -> str | None:
         return None
     parts = run.arguments.get("gradient_accumulation_steps") or 1
     devices = run.environment.get("processes") or 1
-    if parts == devices == 1:
-        return str(size)
-    return f"{size * parts * devices} ({size} x {devices} processes x {parts} accumulated)"
+    factors = [f"{devices} processes"] * (devices > 1) + [f"{parts} accumulated"] * (parts > 1)
+    return f"{size * parts * devices}{f' ({size} x ' + ' x '.join(factors) + ')' if factors else ''}"
 
 
 def _length(arguments: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -105,23 +104,25 @@ def what(run: Run) -> Markdown:
 
 
 def _settings(run: Run) -> Markdown:
-    """The preset with its source, or in what the settings differ from the paper's."""
+    """The preset that is nearest, with its source, and in what the settings differ from it."""
     settings = run.settings or {}
-    usual = TempBalanceConfig().to_dict()
-    preset = next((name for name in PRESETS if _is_preset(settings, name)), None)
-    if preset == "tempbalance":
-        return Markdown("The settings are the paper's.")
-    if preset is not None:
-        return Markdown(f"The settings are those of the preset {code(preset)}: {escape(PRESETS[preset].source)}.")
-    changes = [f"{name}: {json.dumps(value)}" for name, value in settings.items() if usual.get(name, value) != value]
-    shown = ", ".join(code(change) for change in changes[:MAX_CHANGES])
-    more = f" and {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""
-    return Markdown(f"The settings differ from the paper's in {shown}{more}." if changes else "")
+    presets = {name: TempBalanceConfig.preset(name).to_dict() for name in PRESETS}
+    changes = {
+        name: [setting for setting, value in settings.items() if preset.get(setting, value) != value]
+        for name, preset in presets.items()
+    }
+    nearest = min(changes, key=lambda name: len(changes[name]))
+    whose = "the paper's"
+    if nearest != "tempbalance":
+        whose = f"those of the preset {code(nearest)} ({escape(PRESETS[nearest].source)})"
+    told = [code(f"{name}: {_number(settings[name])}") for name in changes[nearest][:MAX_CHANGES]]
+    more = len(changes[nearest]) - len(told)
+    but = f", but for {', '.join(told)}{f' and {more} more' if more > 0 else ''}" if told else ""
+    return Markdown(f"The settings are {whose}{but}.")
 
 
-def _is_preset(settings: dict[str, Any], name: str) -> bool:
-    preset = TempBalanceConfig.preset(name).to_dict()
-    return preset | settings == preset  # a run of an earlier version has fewer options
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
 
 
 def layers(run: Run) -> str:
@@ -137,7 +138,7 @@ def layers(run: Run) -> str:
     text = f"{len(tuned)} of {len(last)} layers were tuned, at {looks} that took {run.tempbalance_seconds:.3g} s."
     text += f" The mean multiplier, by parameters, was {start:.2f} at first and {end:.2f} at the end."
     if alphas:
-        text += f" Their alpha ended between {min(alphas):.2f} and {max(alphas):.2f}"
+        text += f" Their exponents alpha ended between {min(alphas):.2f} and {max(alphas):.2f}"
         text += f", alpha_relative between {min(relative):.2f} and {max(relative):.2f}." if relative else "."
     return text
 

@@ -111,10 +111,16 @@ def compare_runs(base: Sequence[str | Path], other: Sequence[str | Path], metric
                 raise ValueError(f"{folder} is {where}. Give each run once.")
             seen[place] = side
     sides = [[measure(read_run(folder), metric) for folder in folders] for folders in (base, other)]
-    settings = differences([m.run for m in sides[0]], [m.run for m in sides[1]])
-    pairs, paired_by, notes = pair(*sides)
+    return compare_measured(sides[0], sides[1], metric)
+
+
+def compare_measured(base: Sequence[Measured], other: Sequence[Measured], metric: str) -> Comparison:
+    """`compare_runs` of runs that have been read, at least one on each side."""
+    sides = [list(base), list(other)]
+    settings = differences([m.run for m in base], [m.run for m in other])
+    pairs, paired_by, notes = pair(base, other)
     names = _names(sides, settings)
-    gains = [sides[1][b].value - sides[0][a].value for a, b in pairs]
+    gains = [other[b].value - base[a].value for a, b in pairs]
     comparison = Comparison(
         metric=metric,
         base=Side(names[0], sides[0]),
@@ -122,7 +128,7 @@ def compare_runs(base: Sequence[str | Path], other: Sequence[str | Path], metric
         pairs=pairs,
         paired_by=paired_by,
         difference=paired_difference(gains),
-        direction=direction_of(metric, [m.run for m in (*sides[0], *sides[1])]),
+        direction=direction_of(metric, [m.run for m in (*base, *other)]),
         settings=settings,
     )
     comparison.warnings.extend([*notes, *_limits(comparison)])

@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from .. import __version__
 from ..files import write_whole
 from .compare import Comparison, Side
+from .drawing import BLUE, WIDTH
 from .measured import Measured
-from .report import _png as png
+from .svg import inline_svg
 
 
 Curve = Callable[[Measured], list[tuple[float, float]]]
-STYLES = (("-", "black", "o"), ("--", "#0072b2", "s"))  # told apart in black and white too
+STYLES = (("-", "black", "o"), ("--", BLUE, "s"))  # told apart in black and white too
 FEWEST_FOR_A_BAND = 3
 
 
@@ -45,7 +46,10 @@ def write_page(comparison: Comparison, path: str | Path) -> Path:
             )
             for number, (a, b) in enumerate(comparison.pairs, start=1)
         ],
-        pictures=[{**picture, "image": png(picture["figure"])} for picture in _pictures(comparison)],
+        pictures=[
+            {**picture, "svg": inline_svg(picture["figure"], f"{picture['title']}: {picture['caption']}")}
+            for picture in _pictures(comparison)
+        ],
         number=_number,
         version=__version__,
     )
@@ -62,7 +66,7 @@ def plot_curves_of(sides: Sequence[Side], curve: Curve, name: str) -> Figure:
         curve: (epoch, value) pairs of a run.
         name: of what is drawn.
     """
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     ax = figure.add_subplot()
     for side, (style, colour, marker) in zip(sides, STYLES, strict=True):
         curves = [points for run in side.runs if (points := curve(run))]

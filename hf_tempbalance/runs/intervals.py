@@ -57,11 +57,15 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     mean = math.fsum(values) / n if n else math.nan
     if n < 2:
         return Interval(n, mean, math.nan, math.nan)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return Interval(n, mean, sd, half_width(sd, n, confidence))
+
+
+def half_width(sd: float, n: int, confidence: float = 0.95) -> float:
+    """t_{n-1} sd / sqrt(n), for n >= 2 values with this standard deviation."""
     from scipy.stats import t as student_t
 
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    quantile = float(student_t.ppf((1 + confidence) / 2, n - 1))
-    return Interval(n, mean, sd, quantile * sd / math.sqrt(n))
+    return float(student_t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
 
 
 def paired_difference(gains: Sequence[float]) -> Interval:

@@ -78,7 +78,6 @@ def measure(run: Run, metric: str, better: Direction | None = None) -> Measured:
     kept = [value for step, (_, value) in entries.items() if end is None or step <= end]
     values = predicted[-1:] or kept or [value for _, value in curve]
     finite = [value for _, value in curve if math.isfinite(value)] or values
-    steps = max((entry["step"] for entry in log), default=0)
     multipliers = [(float(look["epoch"]), look["multiplier_mean"]) for look in run.looks]
     return Measured(
         run=run,
@@ -91,8 +90,14 @@ def measure(run: Run, metric: str, better: Direction | None = None) -> Measured:
         seconds=seconds,
         stood_still=stood_still(run),
         multipliers=multipliers,
-        mean_multiplier=_over_steps([look["step"] for look in run.looks], [m for _, m in multipliers], steps),
+        mean_multiplier=mean_multiplier(run),
     )
+
+
+def mean_multiplier(run: Run) -> float:
+    """The mean over the steps of a run of the tuned layers' mean multiplier; 1 for plain training."""
+    steps = max((entry["step"] for entry in run.log), default=0)
+    return _over_steps([look["step"] for look in run.looks], [look["multiplier_mean"] for look in run.looks], steps)
 
 
 def has(run: Run, metric: str) -> bool:

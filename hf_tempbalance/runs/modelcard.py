@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..files import write_whole
 from . import card_text as text
 from .card_facts import DataFacts
-from .history import HISTORY_NAME, metric_keys
+from .history import HISTORY_NAME, NO_METRIC, metric_keys
 from .markdown import Markdown, one_line, render
 from .run import Run
 
@@ -89,7 +89,7 @@ def write_model_card(
         summary=text.summary(run, config, facts.name, data["base_model"]),
         snippet=_snippet(config, task, repo_id),
         code_file=_code_file(config),
-        measured_on=f"On the split {facts.split} of {facts.name}." if facts.split and facts.name else "",
+        measured_on=facts.measured_on,
         results=[(key.removeprefix("eval_"), f"{value:.4g}", _epoch_of(run, key)) for key, value in _metrics(run)],
         curves=_curves(run),
         training=text.training(run),
@@ -150,7 +150,10 @@ def _snippet(config: dict[str, Any], task: str | None, repo_id: str) -> str:
 
 
 def _metrics(run: Run) -> list[tuple[str, float]]:
-    return [(key, value) for key, value in run.last_metrics.items() if isinstance(value, int | float)]
+    """The last value of each metric that was evaluated, and of those of ``Trainer.predict``."""
+    predicted = {key: value for metrics in run.predictions for key, value in metrics.items()}
+    found = run.last_metrics | {key: value for key, value in predicted.items() if not key.endswith(NO_METRIC)}
+    return [(key, value) for key, value in found.items() if isinstance(value, int | float)]
 
 
 def _split_and_metric(key: str, splits: tuple[str, ...]) -> tuple[str | None, str]:
@@ -186,7 +189,9 @@ def _eval_results(run: Run, task: str | None, facts: DataFacts, splits: tuple[st
 
 
 def _epoch_of(run: Run, key: str) -> str:
-    return f"{max(entry.get('epoch') or 0 for entry in run.log if entry.get(key) is not None):g}"
+    """The last epoch in which a metric was logged; that of the end where it was predicted."""
+    logged = [entry for entry in run.log if entry.get(key) is not None] or run.log
+    return f"{max((entry.get('epoch') or 0 for entry in logged), default=0):g}"
 
 
 def _layers(run: Run) -> str | None:

@@ -5,26 +5,34 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from ..terminal import printable
+from .bands import MOST_LINES, plot_bands, plot_few, rates_of
+from .drawing import (
+    BLUE,
+    DEPTH,
+    MAX_LABELLED,
+    WIDTH,
+    Looks,
+    as_text,
+    every,
+    figure_of,
+    labels,
+    told,
+    tuned_of,
+    values_of,
+)
 from .history import is_tuned, metric_keys
+from .numbers import three_digits
+from .roles import ROLES, role_of
+from .spectrum_plot import plot_spectrum as plot_spectrum
 
 
-Looks = list[dict[str, Any]]
 TITLES = {"alpha": "power-law exponent alpha", "multiplier": "multiplier"}
-_DEPTH = colormaps["cividis"]
-MAX_LABELLED = 40  # layers and cells beyond this go without their text
-MAX_LETTERS = 60  # of a name; a longer one loses its middle
-
-
-def as_text(name: str) -> str:
-    """A name for matplotlib, which reads what stands between two dollars as a formula: as it is, and not too long."""
-    if len(name) > MAX_LETTERS:
-        name = f"{name[: MAX_LETTERS // 2]}...{name[-MAX_LETTERS // 2 :]}"
-    return printable(name).replace("$", r"\$")
+LIMITS_FIT = "goodness-of-fit"  # the fit whose exponents WeightWatcher's limits 2 and 6 are of
+MOST_COLUMNS = 12  # looks; of more the cells go without their numbers
 
 
 def limits(histories: list[Looks], field: Literal["alpha", "multiplier"]) -> tuple[float, float]:
@@ -33,9 +41,9 @@ def limits(histories: list[Looks], field: Literal["alpha", "multiplier"]) -> tup
     Of the layers that are tuned, if there are any: the head's alpha is often several times theirs, and on its scale
     they would all look alike.
     """
-    values = np.concatenate([_values(looks, field)[_is_tuned(looks)].ravel() for looks in histories])
+    values = np.concatenate([values_of(looks, field)[tuned_of(looks)].ravel() for looks in histories])
     if not np.isfinite(values).any():
-        values = np.concatenate([_values(looks, field).ravel() for looks in histories])
+        values = np.concatenate([values_of(looks, field).ravel() for looks in histories])
     values = values[np.isfinite(values)]
     return (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
 
@@ -49,7 +57,8 @@ def plot_layers(
     """Heat map of one number per layer (rows, input at the top) and look (columns).
 
     Light is large; cells have their number where there is room, so the picture reads in black and white. A hatched
-    cell is a layer that keeps the schedule's rate (multiplier) or a number that could not be computed.
+    cell is a layer that keeps the schedule's rate or a number that could not be computed; where no layer is tuned all
+    have colours. Up to 40 layers have their short name (`roles.short_names`), of more every k-th.
 
     Args:
         looks: of `read_history`, one at least.
@@ -58,27 +67,39 @@ def plot_layers(
         scale: numbers of the darkest and the lightest colour, from `limits`; those of these looks if None. Numbers
             beyond are drawn in the nearest colour, and the colour bar has an arrow there.
     """
-    names = [as_text(layer["name"]) for layer in looks[0]["layers"]]
-    values = _values(looks, field)
+    layers = looks[0]["layers"]
+    names = labels(layers)
+    values = values_of(looks, field)
     low, high = scale or limits([looks], field)
     if ax is None:
-        figure = Figure(figsize=(2 + 0.5 * len(looks), 1.2 + 0.22 * min(len(names), 60)), layout="constrained")
-        ax = figure.add_subplot()
+        ax = Figure(figsize=(WIDTH, _height(len(names))), layout="constrained").add_subplot()
     ax.set_facecolor("white")
     ax.patch.set(hatch="////", edgecolor="0.75")
-    shown = np.ma.masked_invalid(values)
-    image = ax.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest", vmin=low, vmax=high)
-    beyond = bool((shown < low).any()), bool((shown > high).any())
-    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
-    ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02, extend=extend)
+    tuned = tuned_of(looks)
+    shown = np.ma.masked_invalid(np.where(tuned[:, None], values, np.nan) if tuned.any() else values)
+    # Not resampled: a pixel of the file is a cell, however many there are.
+    image = ax.imshow(shown, aspect="auto", cmap="cividis", interpolation="none", vmin=low, vmax=high)
+    if shown.count():
+        beyond = bool((shown < low).any()), bool((shown > high).any())
+        extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
+        bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02, extend=extend)
+        bar.ax.tick_params(labelsize=8)
     _label(ax, names, looks)
-    ax.set_title(TITLES[field])
-    if len(names) <= MAX_LABELLED and len(looks) <= 12:
+    ax.set_title(TITLES[field], fontsize=10)
+    for row, layer in enumerate(layers):  # nothing to be seen, but the mouse finds its title there
+        title = told(_title(layer, values[row]))
+        ax.add_patch(
+            Rectangle((-0.5, row - 0.5), len(looks), 1, facecolor="white", linewidth=0, alpha=0.001, gid=title)
+        )
+    if len(names) <= MAX_LABELLED and len(looks) <= MOST_COLUMNS:
+        is_hatched = np.ma.getmaskarray(shown)
         for row, column in np.argwhere(np.isfinite(values)):
             value = values[row, column]
-            shade = "black" if value > (low + high) / 2 else "white"
+            # On a colour not the black and white that a dark page exchanges.
+            shade = "#010101" if value > (low + high) / 2 else "#fefefe"
+            shade = "black" if is_hatched[row, column] else shade
             ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=shade)
-    return _figure_of(ax)
+    return figure_of(ax)
 
 
 def plot_history(looks: Looks, title: str = "", scales: dict[str, tuple[float, float]] | None = None) -> Figure:
@@ -90,90 +111,48 @@ def plot_history(looks: Looks, title: str = "", scales: dict[str, tuple[float, f
         scales: "alpha" and "multiplier" -> `limits`, where several runs share a scale.
     """
     scales = scales or {}
-    height = max(1.4 + 0.22 * min(len(looks[0]["layers"]), 60), 3)
-    figure = Figure(figsize=(12, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, max(_height(len(looks[0]["layers"])), 3)), layout="constrained")
     alpha, multiplier = figure.subplots(1, 2)
     plot_layers(looks, "alpha", alpha, scales.get("alpha"))
     plot_layers(looks, "multiplier", multiplier, scales.get("multiplier"))
     multiplier.set_yticklabels([])
-    figure.suptitle(as_text(title), fontsize=10)
+    if title:
+        figure.suptitle(as_text(title), fontsize=10)
     return figure
 
 
-def effective_rates(looks: Looks, log: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Rate of each tuned layer: the logged ``learning_rate`` of a step, times the multiplier then in force.
-
-    Args:
-        looks: of `read_history`.
-        log: ``log_history`` of a Trainer; entries without a learning rate are left out.
-
-    Returns:
-        Epochs (points,), the schedule (points,), rates (layers, points), and the layers' names.
-    """
-    logged = [entry for entry in log if entry.get("learning_rate") is not None]
-    epochs = np.array([entry["epoch"] for entry in logged], dtype=float)
-    schedule = np.array([entry["learning_rate"] for entry in logged], dtype=float)
-    multipliers = _values(looks, "multiplier")
-    tuned = np.isfinite(multipliers).any(axis=1)
-    # A look after step s holds from step s + 1, an overlapped one from later on or, at the end, for no step.
-    steps = [np.inf if (step := look.get("in_force", look["step"])) is None else step for look in looks]
-    in_force = np.searchsorted(steps, [entry["step"] for entry in logged], side="left") - 1
-    rates = multipliers[tuned][:, np.maximum(in_force, 0)] * schedule
-    return (
-        epochs,
-        schedule,
-        rates,
-        [layer["name"] for layer, keep in zip(looks[0]["layers"], tuned, strict=True) if keep],
-    )
-
-
 def plot_rates(looks: Looks, log: list[dict[str, Any]], ax: Axes | None = None) -> Figure:
-    """Learning rate of each tuned layer over time, dark at the input and light at the output, and the schedule.
+    """Learning rate of each tuned layer over time and the schedule: lines, or of many layers bands by role.
 
     Args:
         looks: of `read_history`.
         log: ``log_history`` of the same run.
-        ax: where to draw; a new figure if None.
+        ax: where to draw lines, however many; a new figure if None.
     """
-    epochs, schedule, rates, names = effective_rates(looks, log)
-    if ax is None:
-        ax = Figure(figsize=(8, 4.2), layout="constrained").add_subplot()
-    colours = _DEPTH(np.linspace(0, 0.75, max(len(names), 1)))
-    width = 1.4 if len(names) <= MAX_LABELLED else 0.6
-    marker = "." if len(epochs) <= 12 else ""
-    for rate, colour in zip(rates, colours, strict=False):
-        ax.plot(epochs, rate, color=colour, linewidth=width, marker=marker)
-    ax.plot(epochs, schedule, "--", color="black", linewidth=2.2, label="schedule")
-    if len(names):
-        ax.plot([], [], color=colours[0], label=f"first tuned layer, {as_text(names[0])}")
-        ax.plot([], [], color=colours[-1], label=f"last, {as_text(names[-1])}")
-    ax.set(xlabel="epoch", ylabel="learning rate", title="learning rate of each tuned layer", ylim=(0, None))
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-    return _figure_of(ax)
+    rates = rates_of(looks, log)
+    return plot_few(rates, ax) if ax is not None or len(rates.names) <= MOST_LINES else plot_bands(rates)
 
 
-def plot_curves(log: list[dict[str, Any]]) -> Figure:
+def plot_curves(log: list[dict[str, Any]], baseline: list[dict[str, Any]] | None = None) -> Figure:
     """Losses, and every other metric of the evaluations, over epochs.
 
     Args:
         log: ``log_history`` of a Trainer.
+        baseline: that of another run, drawn thin and in grey.
     """
     keys = {key for entry in log for key in metric_keys(entry)}
     losses = ["loss", *sorted(key for key in keys if key.endswith("loss"))]
     panels = {"loss": losses, "evaluation": sorted(keys - set(losses))}
     logged = {key for entry in log for key, value in entry.items() if value is not None}
     panels = {title: names for title, names in panels.items() if logged & set(names)} or {"loss": []}
-    figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     for ax, (title, names) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
         for number, name in enumerate(names):
-            points = [(entry["epoch"], entry[name]) for entry in log if entry.get(name) is not None]
+            label = {"loss": "training", "eval_loss": "evaluation"}.get(name, as_text(name.removeprefix("eval_"), 40))
             style = ("-", "--", "-.", ":")[number % 4]
-            shade = ("black", "0.45")[number // 4 % 2]
-            marker = "o" if len(points) <= 12 else ""
-            if points:
-                label = {"loss": "training", "eval_loss": "evaluation"}.get(name, as_text(name.removeprefix("eval_")))
-                ax.plot(*zip(*points, strict=True), style, color=shade, marker=marker, markersize=4, label=label)
+            shade = ("black", BLUE)[number // 4 % 2]
+            _curve(ax, baseline or [], name, style, f"{label}, baseline", color="0.45", linewidth=1)
+            _curve(ax, log, name, style, label, color=shade, linewidth=1.6)
         ax.set(xlabel="epoch", title=title)
         ax.grid(alpha=0.3)
         if ax.lines:
@@ -181,63 +160,31 @@ def plot_curves(log: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def plot_spectrum(eigenvalues: np.ndarray, layer: dict[str, Any], axes: tuple[Axes, Axes] | None = None) -> Figure:
-    """The spectrum of one layer: a histogram, and the tail on two logarithmic axes with the fitted power law.
+def plot_alphas(layers: list[dict[str, Any]], ax: Axes | None = None, *, fit: str = "") -> Figure:
+    """alpha of every layer, in order; grey are layers that keep the schedule's rate.
 
-    Args:
-        eigenvalues: ascending, of W^T W; those that are 0 are left out.
-        layer: ``LayerSpectrum.to_dict()`` of the layer: its name, alpha, alpha_relative, xmin and D.
-        axes: where to draw; a new figure if None.
-    """
-    values = eigenvalues[eigenvalues > 0]
-    alpha, xmin, distance = layer["alpha"], layer["xmin"], layer["D"]
-    if axes is None:
-        axes = Figure(figsize=(10, 4), layout="constrained").subplots(1, 2)
-    histogram, tail = axes
-    number = int(np.clip(len(values) / 4, 10, 60))
-    edges = np.logspace(np.log10(values[0]), np.log10(values[-1]), number).tolist()
-    histogram.hist(
-        values, bins=edges if values[0] < values[-1] else number, color="0.75", edgecolor="0.4", linewidth=0.4
-    )
-    histogram.set(xscale="log", xlabel="eigenvalue", ylabel="number", title=as_text(layer["name"]))
-    # Share of eigenvalues at or above each: a power law of exponent alpha is a line of slope 1 - alpha.
-    share = 1 - np.arange(len(values)) / len(values)
-    tail.loglog(values, share, ".", color="0.55", markersize=4, label="share of eigenvalues at or above")
-    if np.isfinite([alpha, xmin]).all() and xmin > 0:
-        start = np.searchsorted(values, xmin)
-        fitted = share[min(start, len(share) - 1)] * (values[start:] / xmin) ** (1 - alpha)
-        relative = layer.get("alpha_relative", np.nan)
-        label = f"power law, alpha {alpha:.2f}{f' (relative {relative:.2f})' if np.isfinite(relative) else ''}"
-        label += f", D {distance:.3f}"
-        tail.loglog(values[start:], fitted, "-", color="black", linewidth=1.5, label=label)
-        for ax in axes:
-            ax.axvline(xmin, color="black", linestyle=":", linewidth=1, label=f"xmin {xmin:.3g}")
-    tail.set(xlabel="eigenvalue", title="tail")
-    tail.legend(fontsize=8, loc="lower left")
-    tail.grid(alpha=0.3)
-    return _figure_of(tail)
-
-
-def plot_alphas(layers: list[dict[str, Any]], ax: Axes | None = None) -> Figure:
-    """alpha of every layer as bars, in order; grey bars are layers that keep the schedule's rate.
+    Bars with names for up to 40 layers; of more points, in the colour of their role, over the range of the tuned
+    layers: what lies beyond is on the edge.
 
     Args:
         layers: ``LayerSpectrum.to_dict()`` of each; those without an exponent are left out.
         ax: where to draw; a new figure if None.
+        fit: what the exponents are from; those of "goodness-of-fit" are drawn with WeightWatcher's limits 2 and 6.
     """
     layers = [layer for layer in layers if np.isfinite(layer["alpha"])]
+    is_many = len(layers) > MAX_LABELLED
     if ax is None:
-        figure = Figure(figsize=(7, 1.4 + 0.2 * min(len(layers), 60)), layout="constrained")
-        ax = figure.add_subplot()
-    shades = ["#0072b2" if is_tuned(layer) else "0.8" for layer in layers]
-    ax.barh(range(len(layers)), [layer["alpha"] for layer in layers], color=shades, edgecolor="black", linewidth=0.4)
-    step = max(len(layers) // MAX_LABELLED, 1)
-    ax.set_yticks(range(0, len(layers), step), [as_text(layer["name"]) for layer in layers[::step]], fontsize=7)
-    ax.set_ylim(len(layers) - 0.3, -0.7)
-    for limit in (2, 6):
-        ax.axvline(limit, color="black", linestyle="--", linewidth=0.8)
-    ax.set(xlabel="alpha (dashed: WeightWatcher's limits 2 and 6)", title="alpha of each layer")
-    return _figure_of(ax)
+        height = 4.4 if is_many else 1.4 + 0.2 * len(layers)
+        ax = Figure(figsize=(WIDTH, height), layout="constrained").add_subplot()
+    (_points if is_many else _bars)(ax, layers)
+    name = f"alpha ({fit} fit)" if fit else "alpha"
+    if fit == LIMITS_FIT:
+        for limit in (2, 6):
+            (ax.axhline if is_many else ax.axvline)(limit, color="black", linestyle="--", linewidth=0.8)
+        name += ", dashed: WeightWatcher's limits 2 and 6"
+    ax.set(**{"ylabel" if is_many else "xlabel": name})
+    ax.grid(alpha=0.3, axis="y" if is_many else "x")
+    return figure_of(ax)
 
 
 def plot_comparison(looks: Looks, accuracies: dict[str, list[tuple[float, float]]]) -> Figure:
@@ -247,8 +194,7 @@ def plot_comparison(looks: Looks, accuracies: dict[str, list[tuple[float, float]
         looks: of the run with TempBalance.
         accuracies: name of a run -> (epoch, accuracy) pairs.
     """
-    height = 1.4 + 0.22 * min(len(looks[0]["layers"]), 60)
-    figure = Figure(figsize=(14, max(height, 4)), layout="constrained")
+    figure = Figure(figsize=(14, max(_height(len(looks[0]["layers"])), 4)), layout="constrained")
     curve, alpha, multiplier = figure.subplots(1, 3, width_ratios=[1, 1.25, 1.25])
     for (name, points), style in zip(accuracies.items(), ("o-", "s--", "^:", "d-."), strict=False):
         epochs, values = zip(*points, strict=True)
@@ -262,28 +208,58 @@ def plot_comparison(looks: Looks, accuracies: dict[str, list[tuple[float, float]
     return figure
 
 
-def _figure_of(ax: Axes) -> Figure:
-    """The figure that can be saved, also of axes in a part of it."""
-    figure = ax.figure
-    return figure if isinstance(figure, Figure) else figure.figure
+def _bars(ax: Axes, layers: list[dict[str, Any]]) -> None:
+    for row, layer in enumerate(layers):
+        shade = BLUE if is_tuned(layer) else "0.8"
+        (bar,) = ax.barh(row, layer["alpha"], color=shade, edgecolor="black", linewidth=0.4)
+        bar.set_gid(told(f"{layer['name']}: {three_digits(layer['alpha'])}"))
+    ax.set_yticks(range(len(layers)), labels(layers), fontsize=7)
+    ax.set_ylim(len(layers) - 0.3, -0.7)
 
 
-def _values(looks: Looks, field: str) -> np.ndarray:
-    """Values as (layers, looks); NaN for the multiplier of a layer that keeps the schedule's rate."""
-    values = np.array([[layer[field] for layer in look["layers"]] for look in looks], dtype=float).T
-    if field == "multiplier":
-        values[~_is_tuned(looks)] = np.nan
-    return values
+def _points(ax: Axes, layers: list[dict[str, Any]]) -> None:
+    roles = [role_of(layer["name"], layer.get("kind", "")) for layer in layers]
+    present = [role for role in ROLES if role in roles]
+    colours = dict(zip(present, DEPTH(np.linspace(0, 1, max(len(present), 1))), strict=True))
+    markers = dict(zip(present, "o^sDvPX<>*hp", strict=False))
+    for role in present:
+        ax.plot([], [], markers[role], color=colours[role], label=role, linestyle="")
+    # The range is that of the tuned layers: the head's alpha is often several times theirs.
+    within = [layer["alpha"] for layer in layers if is_tuned(layer)] or [layer["alpha"] for layer in layers]
+    margin = 0.08 * (max(within) - min(within)) or 0.1
+    low, high = min(within) - margin, max(within) + margin
+    for place, (layer, role) in enumerate(zip(layers, roles, strict=True)):
+        shade = colours[role] if is_tuned(layer) else "0.8"
+        title = told(f"{layer['name']}: {three_digits(layer['alpha'])}")
+        height = min(max(layer["alpha"], low), high)
+        ax.plot(place, height, markers[role], color=shade, markersize=5, gid=title, clip_on=False)
+    ax.set_ylim(low, high)
+    ax.set(xlabel="layer, from the input to the output")
+    ax.legend(fontsize=8, ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1))
 
 
-def _is_tuned(looks: Looks) -> np.ndarray:
-    return np.array([is_tuned(layer) for layer in looks[0]["layers"]])
+def _curve(ax: Axes, log: list[dict[str, Any]], name: str, style: str, label: str, **how: Any) -> None:
+    points = [(entry["epoch"], entry[name]) for entry in log if entry.get(name) is not None]
+    if points:
+        marker = "o" if len(points) <= 12 else ""
+        ax.plot(*zip(*points, strict=True), style, marker=marker, markersize=4, label=label, **how)
+
+
+def _title(layer: dict[str, Any], values: np.ndarray) -> str:
+    finite = values[np.isfinite(values)]
+    numbers = f"{three_digits(finite[0])} to {three_digits(finite[-1])}" if finite.size else "no number"
+    return f"{layer['name']}: {numbers}" if is_tuned(layer) else f"{layer['name']}, not tuned: {numbers}"
+
+
+def _height(count: int) -> float:
+    """Inches of a heat map of so many layers."""
+    return 1.4 + 0.22 * min(count, MAX_LABELLED)
 
 
 def _label(ax: Axes, names: list[str], looks: Looks) -> None:
-    step = max(len(names) // MAX_LABELLED, 1)
+    step = every(len(names))
     ax.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
-    every = max(len(looks) // 10, 1)
-    epochs = [f"{look['epoch']:g}" for look in looks]
-    ax.set_xticks(range(0, len(looks), every), epochs[::every], fontsize=8)
-    ax.set_xlabel("epoch of the look")
+    apart = max(-(-len(looks) // 10), 1)
+    epochs = [f"{look['epoch']:.3g}" for look in looks]
+    ax.set_xticks(range(0, len(looks), apart), epochs[::apart], fontsize=8)
+    ax.set_xlabel("epoch of the look", fontsize=9)

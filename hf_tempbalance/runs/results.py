@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,11 @@ def read_results(folder: str | Path) -> dict[str, Any]:
 
 
 def accuracies(results: dict[str, Any], split: str = "test") -> list[tuple[float, float]]:
-    """Each evaluation on a split as (epoch, accuracy); without held-out images the test split has no name."""
+    """Each evaluation on a split as (epoch, accuracy), NaN where it was none; the test split may have no name."""
     keys = (f"eval_{split}_accuracy", *(["eval_accuracy"] if split == "test" else []))
     return [
-        (epoch["epoch"], epoch[key])
+        (epoch["epoch"], math.nan if epoch[key] is None else epoch[key])
         for epoch in results.get("epochs", [])
         for key in keys
-        if epoch.get(key) is not None
+        if key in epoch
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .cores import on_cores
+from .solvers import WAYS, backend_of, by_torch, way_of
 
 
 # Gram matrices held at once, for all layers whose smaller side is equal. An accelerator wants large batches; LAPACK
@@ -63,7 +65,7 @@ def squared_singular_values(stacks: Sequence[MatrixStack], max_batch_bytes: int 
         stacks: each (k, m, n), any floating-point dtype and device. float64 stays float64; half-precision dtypes
             are cast up to float32, one matrix at a time.
         max_batch_bytes: of Gram matrices that are held at once, by each core; a larger one is held alone. The values
-            do not depend on it.
+            do not depend on it; on a GPU by rounding errors, where another batch has another solver.
 
     Returns:
         For each stack its k * min(m, n) values, 1-d, ascending, on its device, in units of weight squared. Values
@@ -141,13 +143,16 @@ def _fill_grams(grams: Tensor, part: MatrixStack) -> None:
 
 
 def _eigvalsh(gram: Tensor) -> Tensor:
+    way = way_of(gram.shape[-1], gram.shape[0], gram.dtype, backend_of(gram.device))
+    if way != "torch":
+        # What was fastest where the table was made can be missing in this build of torch, or fail to converge.
+        with suppress(RuntimeError):
+            return WAYS[way](gram)
     try:
-        # LAPACK's matrices are stored by columns: seen so, the lower triangle is the upper, and nothing is transposed.
-        values: Tensor = torch.linalg.eigvalsh(gram.mT, UPLO="U")
+        return by_torch(gram)
     except (NotImplementedError, torch.linalg.LinAlgError):
         # Not every backend has the solver (MPS), and cuSOLVER's batched one can fail to converge. LAPACK's does not.
-        values = torch.linalg.eigvalsh(gram.mT.cpu(), UPLO="U")
-    return values
+        return by_torch(gram.cpu())
 
 
 def _pool(rows: list[Tensor], stack: MatrixStack) -> Tensor:

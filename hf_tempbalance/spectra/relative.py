@@ -59,6 +59,26 @@ def marchenko_pastur_alpha(aspect: float, quantile: float = 0.5) -> float:
     return 1 + 1 / mean if mean > 0 else math.nan
 
 
+def marchenko_pastur_density(eigenvalues: np.ndarray, aspect: float, mean: float) -> np.ndarray:
+    r"""Density of the eigenvalues of W^T W of a large Gaussian matrix of this shape and norm: Marchenko and Pastur's.
+
+    With y = x / mean and the edges y_- = (1 - sqrt(q))^2, y_+ = (1 + sqrt(q))^2,
+
+        p(x) = sqrt((y_+ - y)(y - y_-)) / (2 pi q y mean),   0 outside of the edges
+
+    Args:
+        eigenvalues: x, of any shape, above 0, in units of weight squared.
+        aspect: q, the smaller over the larger side of the matrix, above 0 and at most 1.
+        mean: of the eigenvalues: the squared Frobenius norm over their number.
+
+    Returns:
+        p, of the shape of x, in 1 / units of weight squared.
+    """
+    y = np.asarray(eigenvalues, dtype=float) / mean
+    low, high = (1 - math.sqrt(aspect)) ** 2, (1 + math.sqrt(aspect)) ** 2
+    return np.sqrt(np.maximum((high - y) * (y - low), 0)) / (2 * np.pi * aspect * y * mean)
+
+
 def relative_alpha(alpha: float, rows: int, columns: int, quantile: float) -> float:
     """(alpha - 1) / (alpha_MP - 1): 1 for an untrained Gaussian weight of any shape, below 1 for a heavier tail.
 

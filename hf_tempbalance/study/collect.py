@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..runs.checks import check_looks
 from ..runs.history import HISTORY_NAME, read_history
+from ..runs.measured import mean_multiplier
 from ..runs.results import RESULTS_NAME, read_results
+from ..runs.run import Run as Record
+from ..runs.run import take_results
 from .plan import Run, Study
 from .runner import RUNS_NAME, choose, has_ended
 from .study_file import read_study
@@ -39,13 +43,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class Collected:
-    """A study and its results. chosen: labels of a cell -> tuned value. left_out: name of a run -> reason."""
+    """A study and its results.
+
+    chosen: labels of a cell -> tuned value. left_out: name of a run -> reason. mean_multipliers: labels of a cell ->
+    mean multiplier over the training of its first run that has a history; no entry where none has.
+    """
 
     study: Study
     finals: list[Measured]
     trials: list[Measured]
     chosen: dict[tuple[str, ...], Any]
     left_out: dict[str, str] = field(default_factory=dict)
+    mean_multipliers: dict[tuple[str, ...], float] = field(default_factory=dict)
 
     def of(self, cell: dict[str, str]) -> list[Measured]:
         """The runs of a cell that are compared, by seed."""
@@ -79,16 +88,34 @@ def collect(folder: Path) -> Collected:
     chosen = choose(study, folder, has_ended=lambda run: has_ended(folder, run))
     for cell in study.combinations():
         if study.tune is not None and tuple(cell.values()) not in chosen:
-            left_out["--".join(cell.values())] = f"its {study.tune.option} has not been chosen yet"
+            is_over = all(has_ended(folder, run) for run in study.trials() if run.cell == cell)
+            why = "can't be chosen: no value has only trials that finished" if is_over else "has not been chosen yet"
+            left_out["--".join(cell.values())] = f"its {study.tune.option} {why}"
     finals = study.finals(chosen)
     for run in finals:
         measure(run)
     if not measured:
         raise ValueError(f"{folder} has no finished run yet.")
     trials = [measured[run.name] for run in study.trials() if run.name in measured]
-    return Collected(
+    found = Collected(
         study, [measured[run.name] for run in finals if run.name in measured], trials, chosen, dict(left_out)
     )
+    for labels, run in first_with_history(found, folder).items():
+        try:
+            found.mean_multipliers[labels] = _mean_multiplier(folder / RUNS_NAME / run.name)
+        except (ValueError, OSError) as error:
+            found.left_out[f"{HISTORY_NAME} of {run.name}"] = str(error)
+    return found
+
+
+def first_with_history(collected: Collected, folder: Path) -> dict[tuple[str, ...], Run]:
+    """Labels of a cell -> the first of its runs, by seed, with a TempBalance history in the study's folder."""
+    found: dict[tuple[str, ...], Run] = {}
+    for cell in collected.study.combinations():
+        for one in collected.of(cell):
+            if (folder / RUNS_NAME / one.run.name / HISTORY_NAME).is_file():
+                found.setdefault(tuple(cell.values()), one.run)
+    return found
 
 
 def _measured(study: Study, run: Run, folder: Path, results: dict[str, Any]) -> Measured:
@@ -130,8 +157,15 @@ def _measured(study: Study, run: Run, folder: Path, results: dict[str, Any]) -> 
     )
 
 
+def _mean_multiplier(folder: Path) -> float:
+    """From results and history alone, which are what is published of a run."""
+    looks = read_history(folder / HISTORY_NAME)
+    check_looks(folder / HISTORY_NAME, looks)
+    return mean_multiplier(take_results(Record(folder, looks=looks), read_results(folder)))
+
+
 def _layers(history: Path) -> list[dict[str, Any]]:
-    """alpha of each layer at the first and the last look; nothing where the run has no history."""
+    """alpha of each layer at the first and the last look, to six digits; nothing where the run has no history."""
     try:
         looks = read_history(history)
     except (OSError, ValueError):
@@ -140,6 +174,6 @@ def _layers(history: Path) -> list[dict[str, Any]]:
         return []
     return [
         {key: first[key] for key in ("name", "excluded_by")}
-        | {"alpha_start": first["alpha"], "alpha_end": last["alpha"]}
+        | {name: float(f"{layer['alpha']:.6g}") for name, layer in (("alpha_start", first), ("alpha_end", last))}
         for first, last in zip(looks[0]["layers"], looks[-1]["layers"], strict=False)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import yaml
 
 from ..files import masked, write_whole
 from ..runs.checkpoints import last_complete_checkpoint
-from ..runs.output import remove_run
+from ..runs.output import LOCK_NAME
 from ..runs.results import read_results, write_results
+from .executors import LOG_NAME
 from .job import Job
 from .plan import METHOD, Options, Run, Study
 
@@ -27,7 +29,7 @@ def make_job(study: Study, run: Run, target: Path, *, train: str, launch: Sequen
 
     Called again after the run was cut off, it goes on from the newest whole checkpoint. A script of others goes on if
     its text has ``resume_from_checkpoint``, which no script can resume without; another one starts again, and so does
-    a run without a checkpoint: what an earlier start has left is removed first.
+    a run without a checkpoint: what an earlier start has left is removed first, but for its log.
 
     Args:
         target: the run's folder; it is made.
@@ -47,7 +49,7 @@ def make_job(study: Study, run: Run, target: Path, *, train: str, launch: Sequen
         _mark_as_begun(target)
     else:
         checkpoint = None
-        remove_run(target)
+        _empty(target)
     return _script_job(run, target, checkpoint, launch, study.script_path.absolute())
 
 
@@ -100,6 +102,16 @@ def _without_secrets(options: Options) -> tuple[Options, dict[str, str]]:
     secrets = {key: value for key, value in options.items() if masked({key: value}) != {key: value}}
     named = {"HF_TOKEN" if key == "hub_token" else key.upper(): str(value) for key, value in secrets.items()}
     return {key: value for key, value in options.items() if key not in secrets}, named
+
+
+def _empty(target: Path) -> None:
+    for path in target.iterdir():
+        if path.name in (LOG_NAME, LOCK_NAME):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _mark_as_begun(target: Path) -> None:

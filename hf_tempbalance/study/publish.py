@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
-from ..files import masked, read_json, write_json, write_whole
+from ..files import finite, masked, read_json, write_json, write_whole
 from ..runs.history import HISTORY_NAME
-from ..runs.results import RESULTS_NAME
-from .collect import collect
+from ..runs.results import RESULTS_NAME, read_results
+from .collect import collect, first_with_history
+from .compact import compact_results, copy_history
 from .runner import RUNS_NAME
 from .study_file import STUDY_NAME, read_study
 
@@ -21,7 +21,7 @@ INSIDE = re.compile(r"(?<![\w.:/~-])~?(/[\w.@+-]+){2,}/?")  # a path in a text; 
 
 
 def publish(source: Path, target: Path) -> None:
-    """Copy study.json, every run's results.json, and the history of the first seed of each cell.
+    """Copy study.json, every run's results.json, also of those that failed, and the first history of each cell.
 
     Checkpoints stay where they are. In both files paths of the machine are cut to their last part, secrets masked.
 
@@ -35,17 +35,22 @@ def publish(source: Path, target: Path) -> None:
         raise ValueError(f"{target} has another study, or another version of this one. Use another folder.")
     target.mkdir(parents=True, exist_ok=True)
     write_json(kept, _public(source / STUDY_NAME))
-    with_history = {
-        tuple(cell.values()): runs[0] for cell in collected.study.combinations() if (runs := collected.of(cell))
-    }
-    for one in (*collected.trials, *collected.finals):
-        folder = target / RUNS_NAME / one.run.name
-        folder.mkdir(parents=True, exist_ok=True)
-        results = _public(source / RUNS_NAME / one.run.name / RESULTS_NAME)
+    with_history = {run.name for run in first_with_history(collected, source).values()}
+    layers = {one.run.name: one.layers for one in (*collected.trials, *collected.finals)}
+    for run in collected.study.possible_runs():
+        path = source / RUNS_NAME / run.name
+        try:
+            read_results(path)
+        except (OSError, ValueError):  # not run, or damaged
+            continue
+        # Those that failed as well: a cell's value is chosen when all its trials have ended.
+        results = compact_results(_public(path / RESULTS_NAME))
+        if layers.get(run.name):  # of the run of a script they come from its history, which stays behind
+            results.setdefault("layers", finite(layers[run.name]))
+        folder = target / RUNS_NAME / run.name
         write_whole(folder / RESULTS_NAME, json.dumps(results) + "\n")
-        history = source / RUNS_NAME / one.run.name / HISTORY_NAME
-        if history.is_file() and with_history.get(tuple(one.run.cell.values())) is one:
-            shutil.copyfile(history, folder / HISTORY_NAME)
+        if run.name in with_history:
+            copy_history(path / HISTORY_NAME, folder / HISTORY_NAME)
 
 
 def _public(path: Path) -> Any:

@@ -41,6 +41,8 @@ class Blocks(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """input_ids and labels, both (block_size,), int64; the model shifts the labels."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # which ends a loop over the blocks
         start = index * self.block_size
         block = torch.from_numpy(self.tokens[start : start + self.block_size].astype(np.int64))
         return {"input_ids": block, "labels": block}
@@ -123,7 +125,7 @@ def make_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizer
         raise ValueError(
             f"vocab_size={vocab_size} is more than the training text gives, which is {tokenizer.get_vocab_size()}."
         )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -187,6 +189,7 @@ def _cached(
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(prefix="making-", dir=folder.parent))
+    making.chmod(0o755)  # others may read what is in a cache that is shared
     try:
         if tokenizer is None:
             tokenizer = make_tokenizer(_texts(splits["train"], column), vocab_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers import Trainer
 
@@ -57,8 +57,8 @@ class LanguageArguments:
 
 RECIPE: dict[str, Any] = {
     "output_dir": "runs/language_modeling",
-    "learning_rate": 1e-3,
-    "num_train_epochs": 3,
+    "learning_rate": 2e-3,
+    "num_train_epochs": 5,
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 16,
     "weight_decay": 0.1,
@@ -88,8 +88,9 @@ class LanguageModelTrainer(Trainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As Trainer's, for evaluation and prediction, with ``..._perplexity`` beside each ``..._loss``."""
         output = super().evaluation_loop(*args, **kwargs)
-        for name in [name for name in output.metrics if name.endswith("_loss")]:
-            output.metrics[name.removesuffix("loss") + "perplexity"] = perplexity(output.metrics[name])
+        metrics = output.metrics or {}
+        for name in [name for name in metrics if name.endswith("_loss")]:
+            metrics[name.removesuffix("loss") + "perplexity"] = perplexity(metrics[name])
         return output
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -97,7 +98,7 @@ class LanguageModelTrainer(Trainer):
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if is_new and self.embedding_lr_factor != 1:
-            split_off(optimizer, embeddings_of(self.model), self.embedding_lr_factor)
+            split_off(optimizer, embeddings_of(cast("PreTrainedModel", self.model)), self.embedding_lr_factor)
         return optimizer
 
 
@@ -112,7 +113,7 @@ def perplexity(loss: float) -> float:
 def embeddings_of(model: PreTrainedModel) -> list[torch.nn.Parameter]:
     """The weight of the input embedding and, where it is another one, that of the output head."""
     modules = (model.get_input_embeddings(), model.get_output_embeddings())
-    weights = [module.weight for module in modules if module is not None]
+    weights: list[Any] = [module.weight for module in modules if module is not None]
     return list({id(weight): weight for weight in weights}.values())
 
 

@@ -75,8 +75,13 @@ RECIPE: dict[str, Any] = {
     "seed": 43,
 }
 # A network without training behind it wants a larger rate and more of it.
-FROM_SCRATCH: dict[str, Any] = RECIPE | {"learning_rate": 1e-3, "num_train_epochs": 8}
-SMALL_BERT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
+FROM_SCRATCH: dict[str, Any] = RECIPE | {"learning_rate": 1e-3, "num_train_epochs": 5}
+SMALL_BERT: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 512,
+}
 SMALL_VOCABULARY = 2000
 
 
@@ -99,13 +104,19 @@ class Split:
 
 @dataclass(frozen=True)
 class TextSplits:
-    """The parts of a data set. all_texts: of the whole training split, also of what is not trained on."""
+    """The parts of a data set.
+
+    Attributes:
+        all_texts: of the whole training split, also of what is not trained on.
+        eval_split: what the validation part is called there; None for a part of the training split.
+    """
 
     train: Split
     validation: Split
     test: Split | None
     class_names: list[str]
     all_texts: list[str]
+    eval_split: str | None
 
 
 def check(options: TextArguments) -> None:
@@ -184,11 +195,9 @@ def load_text(options: TextArguments, seed: int) -> TextSplits:
     if options.max_train_samples is not None:
         train = train.select(_equal_parts(train.labels, class_names, options.max_train_samples, seed))
     if options.max_eval_samples is not None:
-        validation, test = (
-            part and part.select(np.random.default_rng(0).permutation(len(part))[: options.max_eval_samples])
-            for part in (validation, test)
-        )
-    return TextSplits(train, validation, test, class_names, all_texts)
+        validation = _some(validation, options.max_eval_samples)
+        test = None if test is None else _some(test, options.max_eval_samples)
+    return TextSplits(train, validation, test, class_names, all_texts, eval_split)
 
 
 def make_model(
@@ -221,13 +230,32 @@ def make_model(
 
 
 def small_tokenizer(texts: Sequence[str], max_length: int) -> PreTrainedTokenizerBase:
-    """A lower-case WordPiece tokenizer of at most `SMALL_VOCABULARY` tokens; the same texts give the same one."""
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import BertTokenizerFast
+    """A lower-case byte-level BPE of at most `SMALL_VOCABULARY` tokens, with BERT's marks around a text.
 
-    tokenizer = BertWordPieceTokenizer()
-    tokenizer.train_from_iterator(texts, vocab_size=SMALL_VOCABULARY, show_progress=False)
-    return BertTokenizerFast(tokenizer_object=tokenizer._tokenizer, model_max_length=max_length)
+    The same texts give the same one; training a WordPiece orders its vocabulary differently each time.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    marks = ["[PAD]", "[CLS]", "[SEP]"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SMALL_VOCABULARY,
+        special_tokens=marks,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **names)
 
 
 def tokenized(
@@ -256,11 +284,11 @@ def make_trainer(
     from .metrics import compute_accuracy, predicted_class
 
     data = load_text(options, args.seed if args.data_seed is None else args.data_seed)
+    options.eval_split = data.eval_split  # the one that was found, for whoever writes down what was done
     model, tokenizer = make_model(options, data.class_names, data.all_texts)
-    train, validation, test = (
-        part and tokenized(part, tokenizer, options.max_length, by_length=part is not data.train)
-        for part in (data.train, data.validation, data.test)
-    )
+    train = tokenized(data.train, tokenizer, options.max_length)
+    validation = tokenized(data.validation, tokenizer, options.max_length, by_length=True)
+    test = None if data.test is None else tokenized(data.test, tokenizer, options.max_length, by_length=True)
     args.dataloader_pin_memory &= args.device.type != "cpu"
     trainer = (kind or Trainer)(
         model,
@@ -307,6 +335,10 @@ def _all_text(rows: Dataset, column: str, where: str) -> list[str]:
 def _is_hidden(rows: Dataset, column: str) -> bool:
     """Test labels of a competition are kept back: all of them are -1, or the column is not there."""
     return column not in rows.column_names or set(rows.unique(column)) == {-1}
+
+
+def _some(split: Split, count: int) -> Split:
+    return split.select(np.random.default_rng(0).permutation(len(split))[:count])
 
 
 def _share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

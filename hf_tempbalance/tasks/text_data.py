@@ -29,7 +29,7 @@ def check_dataset(dataset: str) -> None:
         ValueError: no such file or folder and no Hub id, or a file of another kind.
     """
     path = Path(dataset).expanduser()
-    is_id = dataset.count("/") <= 1 and not dataset.startswith((".", "/", "~")) and not path.suffix
+    is_id = dataset.count("/") <= 1 and not dataset.startswith((".", "/", "~")) and path.suffix not in FORMATS
     if path.is_file() and path.suffix not in FORMATS:
         raise ValueError(f"dataset={dataset!r} has none of the endings {', '.join(FORMATS)}.")
     if dataset != EMBEDDED and not path.exists() and not is_id:

@@ -43,9 +43,6 @@ def train_and_measure(trainer: Trainer, test: Any, checkpoint: str | None, *, ov
     Raises:
         KeyboardInterrupt: Ctrl-C; its text says how to go on.
     """
-    from ..huggingface.progress_callback import quiet_saves
-
-    quiet_saves()
     args = trainer.args
     folder = str(args.output_dir)
     if overwrite and args.process_index == 0:

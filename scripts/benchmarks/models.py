@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -31,6 +32,12 @@ def gpt2_medium() -> nn.Module:
     return GPT2LMHeadModel(GPT2Config(n_embd=1024, n_layer=24, n_head=16))
 
 
+def tiny() -> nn.Module:
+    """Shows that a part runs; its times tell nothing."""
+    widths = (32, 48, 64, 48, 32)
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(widths)))
+
+
 def llama_blocks(blocks: int) -> Callable[[], nn.Module]:
     """Blocks of a Llama of 1B parameters (2048 wide, 8192 inside, 8 of 32 heads for keys), without the vocabulary."""
 
@@ -46,6 +53,7 @@ def llama_blocks(blocks: int) -> Callable[[], nn.Module]:
     return build
 
 
+TINY, WHOLE_LLAMA = "tiny", "Llama-1B"
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "ResNet18": by_timm("resnet18_cifar", num_classes=100),
     "ResNet34": by_timm("resnet34_cifar", num_classes=100),
@@ -57,7 +65,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "BERT-base": bert_base,
     "GPT-2 medium": gpt2_medium,
     "Llama-1B, 2 blocks": llama_blocks(2),
-    "Llama-1B": llama_blocks(16),
+    WHOLE_LLAMA: llama_blocks(16),
+    TINY: tiny,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.clock import timed
-from benchmarks.models import build
+from benchmarks.models import TINY, WHOLE_LLAMA, build
 from benchmarks.scale import LLAMAS
 from hf_tempbalance import analyze
 
@@ -61,28 +61,33 @@ TRAININGS = {
         steps=50_000 // 128,
         timed=100,
     ),
-    "Llama-1B": Training(
+    WHOLE_LLAMA: Training(
         llama_1b,
         lambda device: torch.randint(VOCABULARY, (8, 1024), device=device),
         lambda model, tokens: model(input_ids=tokens, labels=tokens).loss,
         steps=100,
         timed=20,
     ),
+    TINY: Training(
+        lambda: build(TINY),
+        lambda device: torch.randn(8, 32, device=device),
+        lambda model, inputs: model(inputs).square().mean(),
+        steps=100,
+        timed=2,
+    ),
 }
 
 
-def shares(options: argparse.Namespace) -> list[dict[str, Any]]:
+def shares(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Seconds of a look, and of the training between two: bf16 on an accelerator, float32 and ResNet18 on a CPU."""
-    names = options.model or (["ResNet18"] if options.device == "cpu" else list(TRAININGS))
-    rows = []
+    names = options.model or (["ResNet18"] if options.device == "cpu" else ["ResNet18", WHOLE_LLAMA])
     for name in filter(TRAININGS.__contains__, names):
         row = measure(TRAININGS[name], options.device, options.rounds)
         look, step = statistics.median(row["look"]), statistics.median(row["step"])
         steps = TRAININGS[name].steps
         share = look / (steps * step)
         print(f"{name:10} a look {look:.3f} s, {steps} steps of {1e3 * step:.1f} ms: {share:.2%}", flush=True)
-        rows.append({"model": name, "steps": steps, "share": share, **row})
-    return rows
+        yield {"model": name, "steps": steps, "share": share, **row}
 
 
 def measure(training: Training, device: str, rounds: int) -> dict[str, list[float]]:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks.clock import timed
-from benchmarks.models import build
+from benchmarks.models import TINY, build
 from hf_tempbalance import TempBalanceConfig, TempBalancer
 
 
@@ -28,13 +28,13 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def many_layers() -> nn.Module:
-    """402 linear layers of width 160, 400 of them tuned: 10 million parameters, as ResNet-18 has."""
-    return nn.Sequential(*(nn.Linear(160, 160, bias=False) for _ in range(402)))
+def many_layers(count: int = 402) -> nn.Module:
+    """Linear layers of width 160, all but two of them tuned: 402 have 10 million parameters, as ResNet-18 has."""
+    return nn.Sequential(*(nn.Linear(160, 160, bias=False) for _ in range(count)))
 
 
 COLUMNS = ("tuned", "both", "equal", "real groups", "plain again")
-MODELS = {"ResNet-18": partial(build, "ResNet18"), "400 groups": many_layers}
+MODELS = {"ResNet-18": partial(build, "ResNet18"), "400 groups": many_layers, TINY: partial(many_layers, 6)}
 
 
 def steps(options: argparse.Namespace) -> list[dict[str, str]]:
@@ -43,9 +43,9 @@ def steps(options: argparse.Namespace) -> list[dict[str, str]]:
     columns = ["model", "optimizer", "rates", "plain, ms", *COLUMNS, "both / real groups"]
     print(f"{rounds} pairs\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     rows = []
-    for name, make in MODELS.items():
+    for name in [TINY] if options.tiny else [name for name in MODELS if name != TINY]:
         for kind, make_optimizer in OPTIMIZERS.items():
-            cells = [name, kind, *measure(make().to(options.device), make_optimizer, options.device, rounds)]
+            cells = [name, kind, *measure(MODELS[name]().to(options.device), make_optimizer, options.device, rounds)]
             print(f"| {' | '.join(cells)} |", flush=True)
             rows.append(dict(zip(columns, cells, strict=True)))
     return rows

@@ -5,7 +5,7 @@ Contenders, with the same network, batch size, optimizer and number of steps:
     trainer     TempBalanceTrainer as scripts/train.py makes it: uint8 images in memory, whole batches cropped,
                 flipped and normalised
     per image   a hand-written loop as most tutorials have it: torchvision's transforms on one image after the other
-                in a DataLoader, with 0 and with 2 workers
+                in a DataLoader, with 0 and with 2 workers; on a CPU only, a GPU would wait for them
     pipeline    a hand-written loop over our batches, without Trainer
     in memory   a hand-written loop whose batches lie ready as float tensors: no augmentation, nothing to load
 
@@ -33,19 +33,25 @@ from hf_tempbalance.tasks.image_classification import RECIPE, RunArguments, load
 
 
 ARCHITECTURE, BATCH_SIZE = "resnet18_cifar", 128
-STEPS = 20  # in a round, after 3 that are not timed
+STEPS, GPU_STEPS = 20, 200  # in a round, after 3 that are not timed
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Clock(TrainerCallback):
-    """Times at which the steps of a Trainer end."""
+    """Times at which the third and the last step of a Trainer end; in between a GPU is never waited for."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.ends.append(now(args.device.type))
+        if state.global_step in (3, state.max_steps):
+            self.ends.append(now(args.device.type))
+
+
+def steps_of(options: argparse.Namespace) -> int:
+    """Timed steps of a round."""
+    return 2 if options.tiny else STEPS if options.device == "cpu" else GPU_STEPS
 
 
 def training(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -55,7 +61,8 @@ def training(options: argparse.Namespace) -> list[dict[str, Any]]:
     for _ in range(options.rounds):
         for name, measure in contenders.items():
             speeds[name].append(measure())
-    print(f"{ARCHITECTURE}, width {options.width_factor}, batches of {BATCH_SIZE}, {STEPS} steps a round")
+    what = f"{options.dataset}, {ARCHITECTURE}, width {options.width_factor}, batches of {BATCH_SIZE}"
+    print(f"{what}, {steps_of(options)} steps a round")
     print("| contender | images/s | trainer / contender |")
     print("| --- | --- | --- |")
     for name, values in speeds.items():
@@ -68,14 +75,16 @@ def training(options: argparse.Namespace) -> list[dict[str, Any]]:
 def contenders_of(options: argparse.Namespace) -> dict[str, Callable[[], float]]:
     """Name -> function that trains for a round and returns images per second."""
     arguments = RunArguments(
-        dataset="digits",
+        dataset=options.dataset,
         architecture=ARCHITECTURE,
         width_factor=options.width_factor,
         channels_last=options.channels_last,
     )
     data = load_data(arguments, seed=0)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    loops = {"per image, 0 workers": per_image(data, 0), "per image, 2 workers": per_image(data, 2)}
+    loops: dict[str, Callable[[], Batches]] = {}
+    if options.device == "cpu":
+        loops |= {f"per image, {workers} workers": per_image(data, workers) for workers in (0, 2)}
     data = data.to(device)
     loops |= {"pipeline": lambda: pipeline(data), "in memory": in_memory(data)}
 
@@ -91,7 +100,7 @@ def trainer_round(arguments: RunArguments, options: argparse.Namespace) -> float
             "output_dir": folder,
             "per_device_train_batch_size": BATCH_SIZE,
             "dataloader_drop_last": True,  # every batch is whole, here as in the loops
-            "max_steps": STEPS + 3,
+            "max_steps": steps_of(options) + 3,
             "bf16": options.bf16,
             "eval_strategy": "no",
             "save_strategy": "no",
@@ -103,13 +112,14 @@ def trainer_round(arguments: RunArguments, options: argparse.Namespace) -> float
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()
-    return BATCH_SIZE * STEPS / (clock.ends[-1] - clock.ends[2])
+    first, last = clock.ends
+    return BATCH_SIZE * steps_of(options) / (last - first)
 
 
 def plain_loop(model: nn.Module, batches: Batches, device: torch.device, options: argparse.Namespace) -> float:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     model.train()
-    for step in range(STEPS + 3):
+    for step in range(steps_of(options) + 3):
         images, labels = next(batches)
         images, labels = images.to(device), labels.to(device)
         if options.channels_last:
@@ -121,7 +131,7 @@ def plain_loop(model: nn.Module, batches: Batches, device: torch.device, options
         optimizer.zero_grad()
         if step == 2:
             start = now(device.type)
-    return BATCH_SIZE * STEPS / (now(device.type) - start)
+    return BATCH_SIZE * steps_of(options) / (now(device.type) - start)
 
 
 def shuffled(count: int) -> Iterator[Tensor]:

@@ -1,7 +1,8 @@
 """One of several processes that train together: ``python -m everywhere.rank TASK FOLDER``.
 
-Tasks: callback, trainer, fsdp, fsdp_overlapped, deepspeed1 to deepspeed3 and each with _overlapped. What the process
-found is written to ``FOLDER/TASK-RANK.json``.
+Tasks: callback, trainer, fsdp, fsdp_overlapped, fsdp_trainer, deepspeed1 to deepspeed3 and each with _overlapped,
+adamw_8bit, compiled. What the process found is written to ``FOLDER/TASK-RANK.json``. With EVERYWHERE_DEVICE=cuda
+all of it is on GPUs, without it on the CPU.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalancer,
 
 
 RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+DEVICE = os.environ.get("EVERYWHERE_DEVICE", "cpu")
 WIDTHS = (64, 96, 128, 96, 64, 10)
 
 
@@ -70,7 +72,7 @@ def make_trainer(folder: Path, kind: str, *callbacks, model=None, tempbalance=No
         "logging_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "use_cpu": True,
+        "use_cpu": DEVICE == "cpu",
         "seed": 7,
     }
     arguments = TrainingArguments(**(settings | changes))
@@ -94,17 +96,58 @@ def train(folder: Path, kind: str) -> None:
     report(kind, folder, size=SIZE, multipliers=balancer_of(trainer).lr_multipliers, weights=weights)
 
 
+def join() -> None:
+    """Take part in the process group, with a GPU of one's own."""
+    if DEVICE == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("gloo" if DEVICE == "cpu" else "nccl")
+
+
+def trained(folder: Path, task: str, **changes) -> None:
+    """TempBalanceTrainer with other arguments; whether the weights were sharded is told."""
+    from torch.distributed.tensor import DTensor
+
+    class Sharded(TrainerCallback):
+        found = False
+
+        def on_step_end(self, args, state, control, model, **kwargs):
+            self.found = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+    trainer = make_trainer(folder, "trainer", Sharded(), **changes)
+    trainer.train()
+    sharded = next(c.found for c in trainer.callback_handler.callbacks if isinstance(c, Sharded))
+    report(task, folder, multipliers=balancer_of(trainer).lr_multipliers, sharded=sharded)
+
+
+def fsdp_trainer(folder: Path) -> None:
+    """FSDP2 by Trainer, which shards on accelerators alone."""
+    wrapping = {"version": 2, "auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 5000}
+    trained(folder, "fsdp_trainer", fsdp="full_shard", fsdp_config=wrapping)
+
+
+def adamw_8bit(folder: Path) -> None:
+    """AdamW whose state has 8 bits, of bitsandbytes."""
+    trained(folder, "adamw_8bit", optim="adamw_8bit", optim_args=None, learning_rate=0.002)
+
+
+def compiled(folder: Path) -> None:
+    """torch.compile; on a CPU its compiler would take most of the time."""
+    backend = "eager" if DEVICE == "cpu" else "inductor"
+    trained(folder, "compiled", torch_compile=True, torch_compile_backend=backend)
+
+
 def fsdp(folder: Path, config: TempBalanceConfig | None = None) -> None:
     """FSDP2: sharded weights, in a bare loop; and the same loop in one process."""
     from torch.distributed.fsdp import fully_shard
 
-    if SIZE > 1:
-        dist.init_process_group("gloo")
-    model = Classifier().double()
-    if SIZE > 1:
+    is_sharded = SIZE > 1 or DEVICE != "cpu"  # one GPU alone takes the same path
+    if is_sharded:
+        join()
+    model = Classifier().double().to(DEVICE)
+    if is_sharded:
         from torch.distributed.device_mesh import init_device_mesh
 
-        mesh = init_device_mesh("cpu", (SIZE,))
+        mesh = init_device_mesh(DEVICE, (SIZE,))
         for layer in model.layers.values():
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
@@ -117,7 +160,7 @@ def fsdp(folder: Path, config: TempBalanceConfig | None = None) -> None:
             {names[id(p)]: group["lr"] for group in opt.param_groups for p in group["params"]}
         )
     )
-    images, labels = digits()
+    images, labels = (part.to(DEVICE) for part in digits())
     looks = []
     for epoch in range(3):
         if balancer.config.overlap and epoch:
@@ -196,6 +239,9 @@ TASKS: dict[str, Callable[[Path], None]] = {
     "trainer": partial(train, kind="trainer"),
     "fsdp": fsdp,
     "fsdp_overlapped": fsdp_overlapped,
+    "fsdp_trainer": fsdp_trainer,
+    "adamw_8bit": adamw_8bit,
+    "compiled": compiled,
 }
 for stage in (1, 2, 3):
     TASKS[f"deepspeed{stage}"] = partial(deepspeed, stage=stage, overlap=False)

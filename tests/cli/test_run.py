@@ -18,6 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hf_tempbalance import TempBalanceConfig, run
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.measured import measure
+from hf_tempbalance.runs.run import read_run
 
 
 SCRIPTS = Path(__file__).parents[1] / "scripts_of_others"
@@ -85,6 +87,24 @@ def test_predictions_are_recorded(tmp_path):
     assert ended.code == 0, ended.err
     (predicted,) = results(tmp_path / "out")["predictions"]
     assert 0 <= predicted["predict_accuracy"] <= 1
+
+
+def test_evaluations_of_every_prefix_are_recorded_and_compared(tmp_path):
+    text = "t = trainer('a')\nt.train()\nt.save_state()\nt.evaluate(Digits(32), metric_key_prefix='test')"
+    ended = run_script(tmp_path, "--preset", "none", script(tmp_path, text))
+    assert ended.code == 0, ended.err
+    assert results(tmp_path / "a")["epochs"][-1]["test_loss"] > 0
+    state = json.loads((tmp_path / "a" / "trainer_state.json").read_text())
+    assert not any("test_loss" in entry for entry in state["log_history"])  # it was saved before
+    assert measure(read_run(tmp_path / "a"), "test_loss").value == results(tmp_path / "a")["epochs"][-1]["test_loss"]
+
+
+def test_a_run_that_was_interrupted_says_so(tmp_path):
+    text = FAILING.replace('RuntimeError("out of patience")', "KeyboardInterrupt")
+    ended = run_script(tmp_path, "--preset", "none", script(tmp_path, text + "trainer('a', callbacks=[Stop]).train()"))
+    found = results(tmp_path / "a")
+    assert (found["status"], found["error"]) == ("interrupted", "KeyboardInterrupt")
+    assert ended.err.splitlines()[0].startswith("hf-tempbalance run: a/results.json (plain, ")
 
 
 def test_the_scalars_of_a_look_reach_the_trackers_of_report_to(tmp_path):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -43,8 +44,8 @@ NAMES = {
 }
 
 
-def terminal_output(*arguments: str) -> str:
-    """What the command writes to a terminal, stdout and stderr together."""
+def terminal_output(*arguments: str, width: int = 600) -> str:
+    """What the command writes to a terminal of so many columns, stdout and stderr together."""
     ours, theirs = pty.openpty()
     chunks: list[bytes] = []
 
@@ -57,7 +58,7 @@ def terminal_output(*arguments: str) -> str:
 
     reader = threading.Thread(target=read)
     reader.start()
-    environment = os.environ | {"COLUMNS": "600"}  # no name is folded
+    environment = os.environ | {"COLUMNS": str(width)}
     code = "import sys; from hf_tempbalance.cli.main import main; sys.exit(main())"
     subprocess.run(
         [sys.executable, "-c", code, *arguments], stdout=theirs, stderr=theirs, env=environment, check=False
@@ -91,6 +92,15 @@ def test_a_table_in_a_terminal_has_the_names_as_text(hostile):
     assert "\\x1b]52" in shown and "\u202e" not in shown and "[bold]" in shown
     flat = "".join(shown.split())
     assert "[/red]" in flat and "[link=file:///etc/passwd]" in flat
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_no_line_is_longer_than_the_terminal(hostile, width):
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal_output("analyze", str(hostile), width=width))
+    lines = [line.rpartition("\r")[2] for line in shown.replace("\r\n", "\n").split("\n")]
+    table = lines[[line.startswith("name ") for line in lines].index(True) :]
+    assert len(table) > len(NAMES) and max(map(len, table)) <= width
 
 
 @pytest.mark.parametrize("arguments", [[], ["--csv"], ["--json"]], ids=["piped", "csv", "json"])

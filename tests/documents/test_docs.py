@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from forked import run_directly
 
-from hf_tempbalance import TempBalanceConfig
+import hf_tempbalance
+from hf_tempbalance.study.script_study import check_methods
 from hf_tempbalance.study.study_file import load_study
+from hf_tempbalance.study.tables import seeds_table
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,15 +48,9 @@ def test_the_python_of_a_page_runs_as_printed(page, tmp_path):
         assert done.code == 0, done.err
 
 
-def test_the_api_reference_is_what_the_docstrings_say():
-    script = ROOT / "scripts" / "make_api_reference.py"
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_every_option_is_explained_somewhere():
+def test_every_public_name_is_in_the_api_reference():
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    assert [name for name in TempBalanceConfig().to_dict() if f"| `{name}` |" not in text] == []
+    assert [name for name in hf_tempbalance.__all__ if f"::: hf_tempbalance.{name}\n" not in text] == []
 
 
 def test_every_page_is_in_the_index():
@@ -64,14 +58,26 @@ def test_every_page_is_in_the_index():
     assert [page.name for page in PAGES if page.stem != "README" and f"({page.name})" not in index] == []
 
 
-def test_the_printed_study_is_read(tmp_path):
+def test_the_printed_studies_are_read(tmp_path):
     text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
-    (tmp_path / "mine.yaml").write_text(block)
+    images, script = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(images)
     (tmp_path / "methods.yaml").write_text((ROOT / "configs" / "studies" / "methods.yaml").read_text())
     study = load_study(tmp_path / "mine.yaml")
     assert study.tune.values == (0.05, 0.1)
     assert study.options_of({"architecture": "vgg16_cifar", "method": "tempbalance"})["max_ratio"] == 1.4
+    (tmp_path / "any.yaml").write_text(script)
+    (tmp_path / "train.py").write_text("")
+    study = load_study(tmp_path / "any.yaml")
+    check_methods(study)
+    assert study.tune.values == (2e-5, 5e-5, 1e-4)
+    options = study.options_of({"examples": "64", "method": "shuffled"})
+    assert options["method"] == {"preset": "model-balancing", "control": "shuffled", "max_ratio": 2.5}
+
+
+def test_the_printed_table_of_seeds_is_what_its_command_prints():
+    text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert "\n".join(["study.py seeds --sd 1.8", "```", "", *seeds_table(1.8, [3, 5, 10, 20, 50])]) in text
 
 
 def test_every_shipped_study_is_in_the_table_with_its_number_of_runs():

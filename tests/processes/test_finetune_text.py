@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
+from hf_tempbalance.runs.results import read_results
 
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "finetune_text.py"
@@ -73,6 +74,12 @@ def test_it_learns_saves_a_pipeline_and_looks_at_every_matrix(bert, table, tmp_p
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     assert results["eval_accuracy"] > 0.7  # half of them by guessing
+    recorded = read_results(tmp_path / "run")
+    assert recorded["status"] == "finished" and recorded["looks"] == 7 and len(recorded["epochs"]) == 6
+    assert recorded["epochs"][-1]["eval_accuracy"] == results["eval_accuracy"]
+    assert recorded["config"]["dataset_name"] == "docstrings.csv" and recorded["config"]["dataset_part_of"] == "train"
+    assert recorded["config"]["base_model"] is None and recorded["config"]["train_examples"] == 108
+    assert [layer for layer in recorded["layers"] if layer["alpha_end"] != layer["alpha_start"]]
     looks = read_history(tmp_path / "run" / HISTORY_NAME)
     assert len(looks) == 7
     tuned = [layer for layer in looks[-1]["layers"] if layer["excluded_by"] is None]

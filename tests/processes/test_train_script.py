@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -48,7 +49,14 @@ def whole(tmp_path_factory) -> Path:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
     done = run([*launcher, *train(folder, "--validation_fraction=0.1", f"--hub_token={TOKEN}")[1:]])
     assert done.returncode == 0, done.stderr
+    (folder / "printed.txt").write_text(done.stdout + done.stderr)
     return folder
+
+
+def test_it_prints_a_line_an_epoch_and_no_bar_of_a_save(whole):
+    printed = (whole / "printed.txt").read_text()
+    assert re.search(r"epoch +loss .*\n +1/2 .*\n +2/2 .*\n18 steps in ", printed), printed
+    assert "Writing model shards" not in printed and "{'" not in printed
 
 
 def test_results_json_tells_what_was_run_and_measured(whole):

@@ -268,11 +268,11 @@ def test_the_page_opens_offline_and_has_runs_curves_and_verdict(two_sides, tmp_p
     code, out, _ = command(capsys, *base, "--with", *other, "--output", tmp_path / "pages" / "<a>.html")
     assert code == 0 and out.splitlines()[-1] == f"Page: {tmp_path}/pages/<a>.html"
     page = Page((tmp_path / "pages" / "<a>.html").read_text())
-    assert page.links == [] and len(page.images) == 3
+    assert page.links == [] and len(page.pictures) == 3
     assert "TempBalance is above plain, which is better." in page.text and other[3] in page.text
-    assert all("band of one standard deviation" in text for text in page.alternatives)
+    assert all("band of one standard deviation" in text for text in page.pictures)
     command(capsys, *base[:2], "--with", *other[:2], "--output", tmp_path / "two.html")
-    assert all("band" not in text for text in Page((tmp_path / "two.html").read_text()).alternatives)
+    assert all("band" not in text for text in Page((tmp_path / "two.html").read_text()).pictures)
 
 
 def test_accuracies_are_drawn_between_0_and_1(tmp_path):

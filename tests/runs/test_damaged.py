@@ -102,9 +102,9 @@ def outcome(folder: Path, capsys) -> tuple[int, str]:
 @pytest.fixture
 def without_pictures(monkeypatch):
     """Pictures are drawn and not written: a page of every damage would take minutes."""
-    from hf_tempbalance.runs import report
+    from hf_tempbalance.runs import report_pictures
 
-    monkeypatch.setattr(report, "_png", lambda figure: "")
+    monkeypatch.setattr(report_pictures, "inline_svg", lambda figure, title: "<svg></svg>")
 
 
 def test_whole_files_are_a_page(tmp_path, capsys):

@@ -13,16 +13,26 @@ from markdown_it import MarkdownIt
 from peft import LoraConfig, get_peft_model
 from tiny import mlp
 from torch.utils.data import Dataset
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
-from hf_tempbalance import TempBalanceConfig, TempBalanceTrainer, TempBalanceTrainingArguments
+from hf_tempbalance import TempBalanceCallback, TempBalanceConfig, TempBalanceTrainer, TempBalanceTrainingArguments
+from hf_tempbalance.huggingface.card import write_card_of
+from hf_tempbalance.huggingface.recorder_callback import RunRecorder
+from hf_tempbalance.runs.card_text import named
 from hf_tempbalance.runs.history import HISTORY_NAME
-from hf_tempbalance.runs.modelcard import LAYERS_NAME, write_model_card
+from hf_tempbalance.runs.modelcard import CURVES_NAME, LAYERS_NAME, write_model_card
 from hf_tempbalance.runs.run import Run, read_run
 
 
 SIZE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CONFIG = TempBalanceConfig(min_eigenvalues=1)
+PLAIN = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "save_strategy": "no",
+}
+PLAIN |= {"eval_strategy": "epoch", "logging_strategy": "epoch", "warmup_steps": 0.1}
 
 
 class Texts(Dataset):
@@ -164,6 +174,109 @@ def test_a_card_that_can_not_be_written_is_a_warning_and_leaves_the_file_as_it_w
     assert "\n" not in str(seen[0].message) and (tmp_path / name).read_text() == content
 
 
+def squares(train: str = "train", evaluated: str = "validation") -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Data as `datasets` loads it from the Hub: name, configuration and splits are in it."""
+    info = datasets.DatasetInfo(dataset_name="squares", config_name="coloured", builder_name="parquet")
+    return tuple(
+        datasets.Dataset.from_list(rows(), info=info.copy(), split=datasets.NamedSplit(split))
+        for split in (train, evaluated)
+    )
+
+
+@pytest.mark.parametrize(
+    ("splits", "split", "words"),
+    [
+        (("train", "validation"), "validation", "On the split validation of squares, where"),
+        (("train", "train"), None, "On a part of the split train of squares, where"),
+    ],
+)
+def test_data_set_configuration_and_split_are_what_datasets_knows(tmp_path, splits, split, words):
+    train, evaluated = squares(*splits)
+    trainer = untrained(tmp_path, train_dataset=train, eval_dataset=evaluated, compute_metrics=accuracy)
+    trainer.evaluate()
+    trainer.create_model_card()
+    card = ModelCard.load(tmp_path / "README.md")
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.dataset_config, result.dataset_split) == ("squares", "coloured", split)
+    assert words in card.text and "| training examples | 32 |" in card.text
+
+
+def test_a_plain_trainer_with_the_callback_and_a_recorded_run_have_the_card_too(tmp_path):
+    model = bert()
+    model.config._name_or_path = "google/some-bert"
+    train, evaluated = squares()
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **PLAIN)
+    records: list = []
+    recorder = RunRecorder({"script_arguments": ["--dataset_name", "me/squares"]}, CONFIG, records)
+    callbacks = [TempBalanceCallback(CONFIG), recorder]
+    data = {"train_dataset": train, "eval_dataset": evaluated, "compute_metrics": accuracy}
+    trainer = Trainer(model, args, **data, callbacks=callbacks)
+    trainer.train()
+    trainer.save_model()
+    predicted = trainer.predict(evaluated).metrics["test_accuracy"]
+    records[0].finish(None)
+    write_model_card(read_run(tmp_path), repo_id="me/net")  # from the files alone, as scripts/push_to_hub.py does
+    recorded = ModelCard.load(tmp_path / "README.md")
+    assert recorded.data.datasets == ["me/squares"] and f"| test_accuracy | {predicted:.4g} | 2 |" in recorded.text
+    assert {result.dataset_split for result in recorded.data.eval_results} == {"validation", "test"}
+    (tmp_path / "results.json").unlink()
+    write_card_of(trainer)
+    plain = ModelCard.load(tmp_path / "README.md")
+    for card in (recorded, plain):
+        assert card.data.base_model == "google/some-bert" and "tempbalance" in card.data.tags
+        assert "fine-tuned from [google/some-bert](https://huggingface.co/google/some-bert) on" in card.text
+        assert "| learning rate | 5e-05 |" in card.text and "| epochs | 2 |" in card.text
+        assert "| batch size | 16 (8 x 2 accumulated) |" in card.text and "| warmup | 10% of the steps |" in card.text
+        for name in (LAYERS_NAME, CURVES_NAME):
+            assert f"]({name})" in card.text and (tmp_path / name).is_file()
+        assert "None" not in card.content and "@inproceedings{zhou2023temperature," in card.text
+
+
+def card_of(folder: Path, **fields) -> str:
+    """The card of a run with these fields, of a model that is not saved."""
+    run = Run(folder, **({"log": [{"epoch": 1, "step": 1, "eval_accuracy": 0.5}]} | fields))
+    return write_model_card(run, config={"architectures": ["BertForSequenceClassification"]}).read_text()
+
+
+def test_settings_and_versions_are_folded_at_the_end_and_what_is_not_known_has_no_row(tmp_path):
+    arguments = {"learning_rate": 0.1, "optim_args": None, "max_steps": 50, "num_train_epochs": 3.0, "bf16": True}
+    text = card_of(tmp_path, settings=CONFIG.to_dict(), arguments=arguments)
+    rows = text.split("| setting | value |\n| --- | --- |\n")[1].split("\n\n")[0].splitlines()
+    assert rows == ["| learning rate | 0.1 |", "| steps | 50 |", "| mixed precision | bf16 |"]
+    before, folded = text.split("<details>\n")
+    assert folded.startswith("<summary>Settings of TempBalance, versions</summary>\n\n```yaml\n")
+    assert folded.endswith("\n\n</details>\n") and "mapping: " in folded and "mapping: " not in before
+    assert "None" not in text
+
+
+def test_the_text_names_the_nearest_preset_and_what_differs_from_it(tmp_path):
+    farms = TempBalanceConfig.preset("farms", window_rows=32).to_dict()
+    assert "the preset `farms` (Hu et al., ICML 2025" in card_of(tmp_path, settings=farms)
+    assert ", but for `window_rows: 32`." in card_of(tmp_path, settings=farms)
+    assert "The settings are the paper's, but for `min_eigenvalues: 1`." in card_of(
+        tmp_path, settings=CONFIG.to_dict()
+    )
+    depth = card_of(tmp_path, settings=TempBalanceConfig.preset("llrd").to_dict())
+    assert (
+        "that follows its depth. The settings are those of the preset `llrd`" in depth
+        and "@inproceedings" not in depth
+    )
+
+
+def test_a_card_without_a_licence_says_so_until_there_is_one(tmp_path):
+    assert "## Licence\n\nNot stated yet" in card_of(tmp_path)
+    run = Run(tmp_path, log=[{"epoch": 1, "step": 1}])
+    path = write_model_card(run, config={"architectures": ["Net"]}, data={"license": "mit"})
+    assert "## Licence" not in path.read_text()
+
+
+def test_the_package_is_a_link_once_it_has_an_address():
+    assert named({}) == "`hf_tempbalance`"
+    address = "https://example.org/hf_tempbalance"
+    assert named({"project_url": [f"Source, {address}"]}) == f"[`hf_tempbalance`]({address})"
+    assert named({"home_page": address}) == f"[`hf_tempbalance`]({address})"
+
+
 HOSTILE = 'a|b\n---\n\n<script>alert("`")</script> ![x](javascript:y)\x1b]52;c;QQ\x07 "'
 
 
@@ -181,7 +294,7 @@ def test_names_come_out_as_text_and_the_metadata_is_read_back(tmp_path):
     tokens = MarkdownIt("commonmark").enable("table").parse(card.text)
     parts = [part for token in tokens for part in token.children or [token]]
     kinds = {part.type for part in parts if not part.type.endswith(("_open", "_close"))}
-    assert kinds == {"text", "code_inline", "fence", "softbreak", "inline", "html_block"}  # no image, no rule
+    assert kinds == {"text", "code_inline", "fence", "softbreak", "html_block"}  # no image, no rule
     html = [part.content for part in parts if part.type == "html_block"]
     folded = "<details>\n<summary>Settings of TempBalance, versions</summary>\n"
     assert html == [folded, "</details>\n"]  # our own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from transformers import Trainer, TrainingArguments
 from hf_tempbalance import TempBalanceCallback, TempBalanceConfig
 from hf_tempbalance.cli import main as cli
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
-from hf_tempbalance.runs.report import REPORT_NAME, layers_to_show
+from hf_tempbalance.runs.numbers import three_digits
+from hf_tempbalance.runs.report import REPORT_NAME, layers_to_show, write_report
 from hf_tempbalance.runs.results import write_results
 from hf_tempbalance.runs.run import read_run
 
@@ -50,21 +52,30 @@ def test_the_page_of_a_plain_trainer_with_the_callback(run, capsys):
     assert code == 0 and out.strip() == str(run / REPORT_NAME)
     page = Page((run / REPORT_NAME).read_text(encoding="utf-8"))
     assert page.links == []  # opens offline
-    # curves, layers over time, rates, alphas, three spectra
-    assert len(page.images) == 7 and all(image.startswith(b"\x89PNG") for image in page.images)
-    assert all(page.alternatives)
+    assert page.pictures == [
+        "Training: losses and metrics over epochs",
+        "alpha and multiplier of each layer",
+        "Multipliers",
+        "Learning rates",
+        "alpha at the end",
+        *(f"Spectrum {number}" for number in (1, 2, 3)),
+    ]
     looks = read_history(run / HISTORY_NAME)
     for layer in looks[-1]["layers"]:
         assert layer["name"] in page.text
-        assert f"{layer['alpha']:.2f}" in page.text and f"{layer['alpha_relative']:.2f}" in page.text
-    assert f"{looks[-1]['multiplier_mean']:.2f}at the start {looks[0]['multiplier_mean']:.2f}" in page.text
+        assert three_digits(layer["alpha"]) in page.text and three_digits(layer["alpha_relative"]) in page.text
+    end, start = (three_digits(looks[n]["multiplier_mean"]) for n in (-1, 0))
+    assert f"{end}at the start {start}" in page.text
     assert "out <1>" in page.text and "layers with their own learning rate" in page.text
     assert '"min_ratio": 0.5' in page.text
+    assert "tail (median: a summary of the tail, not a fit)" in page.text
+    assert "TempBalance, alpha (median fit), linear mapping to 0.5 ... 1.5, of the learning rate" in page.text
+    assert "color-scheme: light dark" in page.text and "var(--ink)" in (run / REPORT_NAME).read_text()
 
 
-def test_a_page_goes_where_it_is_wanted(run, tmp_path, capsys):
+def test_a_page_goes_where_it_is_wanted(tmp_path, capsys):
     target = tmp_path / "pages" / "one.html"
-    code, out, _ = report(capsys, str(run), "--output", str(target))
+    code, out, _ = report(capsys, str(plain_run(tmp_path / "run", 0.9)), "--output", str(target))
     assert code == 0 and out.strip() == str(target) and target.is_file()
 
 
@@ -102,7 +113,7 @@ def test_a_run_without_tempbalance_says_so(tmp_path, capsys):
     write_results(tmp_path, {"status": "finished", "config": {"tempbalance": False, "settings": {}}, "epochs": epochs})
     code, _, _ = report(capsys, str(tmp_path))
     page = Page((tmp_path / REPORT_NAME).read_text(encoding="utf-8"))
-    assert code == 0 and len(page.images) == 1
+    assert code == 0 and page.pictures == ["Training: losses and metrics over epochs"]
     assert "This run has no TempBalance: every layer had the schedule's rate." in page.text
 
 
@@ -119,6 +130,105 @@ def test_layers_without_a_number_are_named(run, tmp_path, capsys):
     )
 
 
+def changed_history(run: Path, folder: Path, change) -> Page:
+    """The page of a history, of 3 layers of which 2 are tuned, after `change(looks)`."""
+    folder.mkdir(exist_ok=True)
+    looks = read_history(run / HISTORY_NAME)
+    looks = change(looks) or looks
+    text = "".join(json.dumps(look) + "\n" for look in looks)
+    (folder / HISTORY_NAME).write_text(text.replace("NaN", "null"))
+    write_report(read_run(folder))
+    return Page((folder / REPORT_NAME).read_text(encoding="utf-8"))
+
+
+def each_layer(**values):
+    def change(looks):
+        for layer in (layer for look in looks for layer in look["layers"]):
+            layer |= values
+
+    return change
+
+
+def only_one_is_tuned(looks):
+    for layer in (layer for look in looks for layer in look["layers"][2:]):
+        layer |= {"excluded_by": "last", "multiplier": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda looks: looks[:1], "There is one look at the weights: nothing is shown of how the layers change."),
+        (each_layer(alpha=None, multiplier=1.0), "No layer has an alpha at any look"),
+        (only_one_is_tuned, "Only conv2 is tuned, and there is no other layer to balance it with."),
+        (each_layer(excluded_by="first", multiplier=1.0), "No layer is tuned: the settings exclude them all"),
+    ],
+    ids=["one look", "no number", "one tuned layer", "none tuned"],
+)
+def test_a_run_with_little_in_it_is_a_page_that_says_so(run, tmp_path, change, sentence):
+    page = changed_history(run, tmp_path, change)
+    assert sentence in page.text and "alpha and multiplier of each layer" in page.pictures
+    assert "nan" not in page.text.lower().replace("(its weights are zero, nan,", "")
+
+
+def test_a_history_without_a_look_is_a_page_of_the_rest(tmp_path):
+    (tmp_path / HISTORY_NAME).write_text("")
+    config = {"tempbalance": True, "settings": {"metric": "alpha"}}
+    epochs = [{"epoch": 1, "step": 1, "loss": 1.0, "learning_rate": 0.1}]
+    write_results(tmp_path, {"status": "failed", "config": config, "epochs": epochs})
+    write_report(read_run(tmp_path))
+    page = Page((tmp_path / REPORT_NAME).read_text(encoding="utf-8"))
+    assert "There is no look at the weights in these files" in page.text
+    assert "This run is failed: what follows is not that of a whole run." in page.text
+
+
+def test_names_of_300_characters_are_whole_in_the_table_and_short_in_pictures(run, tmp_path):
+    names = [
+        f"{'a_module.' * 40}conv{number}"[-300:]
+        for number in range(len(read_history(run / HISTORY_NAME)[0]["layers"]))
+    ]
+
+    def rename(looks):
+        for look in looks:
+            for layer, name in zip(look["layers"], names, strict=True):
+                layer["name"] = name
+
+    page = changed_history(run, tmp_path, rename)
+    assert all(name in page.text for name in names)
+    text = (tmp_path / REPORT_NAME).read_text()
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", text)
+    assert max(map(len, labels)) < 100
+
+
+def plain_run(folder: Path, accuracy: float, **config) -> Path:
+    epochs = [
+        {"epoch": n, "step": n, "eval_accuracy": accuracy * n / 2, "eval_loss": 1.0 / n, "loss": 1.0} for n in (1, 2)
+    ]
+    results = {"status": "finished", "epochs": epochs, "seconds": 12.0, "arguments": {"seed": 1, "learning_rate": 0.1}}
+    write_results(folder, results | {"config": {"tempbalance": bool(config), "settings": config}})
+    return folder
+
+
+def test_beside_a_baseline_the_page_says_what_differed_and_that_one_pair_shows_nothing(tmp_path, capsys):
+    ours = plain_run(tmp_path / "ours", 0.9, metric="alpha")
+    base = plain_run(tmp_path / "base", 0.88)
+    code, _, _ = report(capsys, str(ours), "--baseline", str(base))
+    page = Page((ours / REPORT_NAME).read_text(encoding="utf-8"))
+    verdict = "accuracy 0.900 with TempBalance, 0.880 with plain: +0.0200, better. One run of each shows no effect"
+    assert code == 0 and verdict in page.text and "accuracy, last0.9000.880+0.0200" in page.text
+    assert "One pair: there is no interval, and no verdict." in page.text and "evaluation, baseline" in page.text
+
+
+def test_a_baseline_that_is_none_is_one_line(tmp_path, capsys):
+    ours = plain_run(tmp_path / "ours", 0.9)
+    for baseline, message in ((ours, "is the run itself. Give another one"), (tmp_path / "gone", "is no folder")):
+        code, out, err = report(capsys, str(ours), "--baseline", str(baseline))
+        assert (code, out) == (1, "") and message in err and err.count("\n") == 1
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "trainer_state.json").write_text('{"log_history": [{"epoch": 1, "step": 1, "loss": 1.0}]}')
+    report(capsys, str(ours), "--baseline", str(tmp_path / "other"))
+    assert "have no evaluation in common" in Page((ours / REPORT_NAME).read_text(encoding="utf-8")).text
+
+
 def test_a_history_of_before_has_no_relative_exponents_and_the_mean_over_layers(tmp_path, capsys):
     history = (Path(__file__).parents[1] / "fixtures" / "version1" / "whole_history.jsonl").read_text()
     assert "multiplier_mean" not in history and "alpha_relative" not in history
@@ -127,7 +237,7 @@ def test_a_history_of_before_has_no_relative_exponents_and_the_mean_over_layers(
     page = Page((tmp_path / REPORT_NAME).read_text(encoding="utf-8"))
     layers = read_history(tmp_path / HISTORY_NAME)[-1]["layers"]
     tuned = [layer["multiplier"] for layer in layers if layer["excluded_by"] is None]
-    assert code == 0 and f"mean multiplier at the end{sum(tuned) / len(tuned):.2f}" in page.text
+    assert code == 0 and f"mean multiplier at the end{three_digits(sum(tuned) / len(tuned))}" in page.text
 
 
 def test_a_method_without_exponents_and_one_without_rates_have_no_pictures_and_no_complaints_of_them(
@@ -142,7 +252,7 @@ def test_a_method_without_exponents_and_one_without_rates_have_no_pictures_and_n
     write_results(tmp_path, {"status": "finished", "config": config, "epochs": epochs})
     code, _, _ = report(capsys, str(tmp_path))
     page = Page((tmp_path / REPORT_NAME).read_text(encoding="utf-8"))
-    assert code == 0 and len(page.images) == 2  # curves, layers over time
+    assert code == 0 and page.pictures[1:] == ["alpha and multiplier of each layer", "Multipliers"]
     assert "layers with their own weight decay" in page.text and "No alpha could be computed" not in page.text
 
 
@@ -166,3 +276,11 @@ def test_what_is_no_run_is_one_line(run, tmp_path, capsys):
         last = err.strip().splitlines()[-1]
         assert (code, out) == (1, "") and message in last and last.startswith("hf-tempbalance: "), (arguments, err)
         assert "Traceback" not in err
+
+
+def test_a_folder_of_runs_may_have_its_baseline_among_them(tmp_path, capsys):
+    ours = plain_run(tmp_path / "ours", 0.9, metric="alpha")
+    base = plain_run(tmp_path / "base", 0.88)
+    code, _, err = report(capsys, str(tmp_path), "--baseline", str(base))
+    pages = [Page((folder / REPORT_NAME).read_text(encoding="utf-8")).text for folder in (ours, base)]
+    assert (code, err) == (0, "") and ["Beside the baseline" in page for page in pages] == [True, False]

@@ -90,13 +90,35 @@ def test_the_fastest_solver_of_a_side_is_one_that_is_right(monkeypatch, capsys):
 
     monkeypatch.setattr(solvers, "SIDES", (32, 64))
     monkeypatch.setattr(solvers, "ON_CPU", solvers.ON_CPU | {"wrong": wrong, "lacking": lacking})
-    rows = solvers.solvers(Namespace(device="cpu", rounds=2))
+    rows = list(solvers.solvers(Namespace(device="cpu", rounds=2)))
     assert [row["side"] for row in rows] == [32, 64]
     assert all(
         len(row["seconds"]) == len(solvers.ON_CPU) - 2 and set(row["failed"]) == {"wrong", "lacking"} for row in rows
     )
     printed = capsys.readouterr().out
     assert "lacking: this build lacks it" in printed and "wrong: its values are off by" in printed
+
+
+def test_a_solver_that_would_take_too_long_is_not_tried_and_torch_always_is():
+    smaller = {
+        "side": 1024,
+        "matrices": 8,
+        "seconds": {"jacobi": [4.0], "torch": [4.0], "magma": [0.01]},
+        "failed": {},
+    }
+    row = {"side": 2048, "matrices": 8}
+    solvers.refuse_what_takes_too_long("magma", row, smaller)
+    solvers.refuse_what_takes_too_long("torch", row, smaller)
+    with pytest.raises(RuntimeError, match="too slow: from side 2048"):
+        solvers.refuse_what_takes_too_long("jacobi", row, smaller)
+    larger = row | {"seconds": {}, "failed": {"jacobi": "too slow: from side 2048 more than 5 s are expected"}}
+    with pytest.raises(RuntimeError, match="too slow: from side 2048"):
+        solvers.refuse_what_takes_too_long("jacobi", {"side": 4096, "matrices": 1}, larger)
+
+
+def test_the_package_s_table_is_never_that_of_a_cpu():
+    with pytest.raises(ValueError, match="the package's table is that of a GPU"):
+        list(solvers.solvers(Namespace(device="cpu", rounds=1, write_table=solvers.TABLE_PATH)))
 
 
 def test_without_a_part_all_parts_run_and_their_rows_are_written(monkeypatch, tmp_path):
@@ -143,7 +165,7 @@ def test_processes_share_a_look_and_one_alone_is_timed_beside_them():
 
 def test_a_step_of_every_contender_is_compared_to_the_plain_one(monkeypatch, capsys):
     monkeypatch.setattr(step, "MODELS", {"small": partial(mlp, 16, 64, 96, 64, 16)})
-    rows = step.steps(Namespace(device="cpu", rounds=1))
+    rows = step.steps(Namespace(device="cpu", rounds=1, tiny=False))
     assert [row["optimizer"] for row in rows] == list(step.OPTIMIZERS)
     assert all(float(row[name].split()[0]) > 0 for row in rows for name in ("tuned", "equal", "real groups"))
     assert "40 pairs" in capsys.readouterr().out

@@ -177,7 +177,10 @@ def test_a_token_reaches_the_run_and_no_file(tmp_path):
             pass
 
     assert (
-        Runner(study, folder, partial(make_job, study, train=str(script)), LocalExecutor()).run(Quiet()).finished == 1
+        Runner(study, folder, partial(make_job, study, train=str(script)), LocalExecutor(fresh=True))
+        .run(Quiet())
+        .finished
+        == 1
     )
     result = json.loads((folder / RUNS_NAME / "sgd--seed1" / RESULTS_NAME).read_text())
     assert result["reached"][::-1] == TOKEN
@@ -259,8 +262,8 @@ def test_a_run_that_was_interrupted_is_not_finished_and_its_value_is_not_chosen(
         def ended(self, *args) -> None:
             pass
 
-    outcome = Runner(study, tmp_path / "out", partial(make_job, study, train=str(script)), LocalExecutor(2)).run(
-        Quiet()
-    )
+    outcome = Runner(
+        study, tmp_path / "out", partial(make_job, study, train=str(script)), LocalExecutor(2, fresh=True)
+    ).run(Quiet())
     assert outcome.finished == 0 and set(outcome.failed.values()) == {"interrupted"}
     assert sorted(os.listdir(tmp_path / "out" / RUNS_NAME)) == [f"sgd--learning_rate={r}--seed1" for r in (0.1, 0.2)]

@@ -174,14 +174,15 @@ def test_embedding_and_head_alone_train_at_their_own_rate_and_the_schedule_goes_
 
 def test_the_script_measures_perplexity_and_a_method_sees_the_blocks_of_plain_training(tmp_path):
     plain = run_script(tmp_path, "--preset", "none", str(SCRIPT), *SHORT, "--save_strategy=no", "--output_dir=plain")
-    balance = ["--preset", "llr", "--update_unit", "step", "--update_interval", "4"]
-    balanced = run_script(tmp_path, *balance, str(SCRIPT), *SHORT, "--save_strategy=no", "--output_dir=balanced")
+    balanced = run_script(
+        tmp_path, "--preset", "llr", str(SCRIPT), *SHORT, "--save_strategy=no", "--output_dir=balanced"
+    )
     assert (plain.code, balanced.code) == (0, 0), plain.err + balanced.err
     found = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in ("plain", "balanced")}
     for results in found.values():
         assert results["epochs"][-1]["eval_perplexity"] == math.exp(results["epochs"][-1]["eval_loss"]) < 400
         assert results["predictions"][0].keys() >= {"test_perplexity", "test_loss"}
-    assert found["balanced"]["looks"] >= 2
+    assert found["balanced"]["looks"] == 1 and found["plain"]["looks"] == 0
     assert found["balanced"]["predictions"][0]["test_loss"] != found["plain"]["predictions"][0]["test_loss"]
 
 
@@ -194,15 +195,13 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(tmp_path):
     assert again.code == 1 and "--resume_from_checkpoint last" in again.err
     whole = {name: weight.clone() for name, weight in load_file(tmp_path / "whole" / "model.safetensors").items()}
     measured = json.loads((tmp_path / "whole" / "test_results.json").read_text())["test_loss"]
-    for checkpoint in ("checkpoint-8", "checkpoint-6"):
-        for path in (tmp_path / "whole" / checkpoint).iterdir():
-            path.unlink()
+    for path in (tmp_path / "whole" / "checkpoint-8").iterdir():
+        path.unlink()
     resumed = run_directly(tmp_path, SCRIPT, *flags, "--resume_from_checkpoint=last")
     assert resumed.code == 0, resumed.err
     end = load_file(tmp_path / "whole" / "model.safetensors")
     assert all(torch.equal(weight, end[name]) for name, weight in whole.items())
     assert json.loads((tmp_path / "whole" / "test_results.json").read_text())["test_loss"] == measured
-    assert "checkpoint-3" in resumed.out + resumed.err + str(list((tmp_path / "whole").iterdir()))
 
 
 @pytest.mark.slow

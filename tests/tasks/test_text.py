@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,14 @@ def test_a_test_split_whose_labels_are_kept_back_is_not_tested_on(tmp_path):
     assert load_text(TextArguments(data), seed=0).test is None
 
 
+def test_the_same_texts_give_the_same_tokenizer():
+    texts = python_paragraphs()["train"]["text"][:200]
+    made = [small_tokenizer(texts, 64) for _ in range(3)]
+    assert made[0].get_vocab() == made[1].get_vocab() == made[2].get_vocab()
+    tokens = made[0].convert_ids_to_tokens(made[0]("An assignment", "a name")["input_ids"])
+    assert tokens[0] == "[CLS]" and tokens[-1] == "[SEP]" and tokens.count("[SEP]") == 2
+
+
 def test_for_evaluation_the_longest_come_first(tmp_path):
     data = load(tmp_path)
     tokenizer = small_tokenizer(data.all_texts, 64)
@@ -126,6 +135,16 @@ def test_a_row_that_can_t_be_used_is_named(tmp_path, validation, message):
 def test_what_can_t_work_is_refused_before_anything_is_loaded(options, message):
     with pytest.raises(ValueError, match=message):
         check(TextArguments(**options))
+
+
+def test_a_hub_id_may_have_a_dot():
+    check(TextArguments("owner/reviews-v1.0", model_name_or_path="owner/bert-v1.5"))
+
+
+def test_a_python_without_its_documentation_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(ValueError, match="this Python comes without it. Give another --dataset"):
+        load_text(TextArguments(), seed=0)
 
 
 def test_the_documentation_of_python_is_three_chapters_in_three_parts_without_a_common_paragraph():
