@@ -97,7 +97,7 @@ def test_a_study_that_was_killed_ends_as_one_that_went_through(killed):
         assert accuracies[0] == accuracies[1] and len(accuracies[0]) == 3
         assert results[0]["layers"] == results[1]["layers"]
     log = (cut / "runs" / "snr--seed1" / "log.txt").read_text()
-    assert log.count("train_runtime") == 1  # of the two starts one reached the end
+    assert log.count(", mean loss ") == 1  # of the two starts one reached the end
     config = yaml.safe_load((cut / "runs" / "snr--seed1" / "config.yaml").read_text())
     assert config["optimizer"] == "sgd_snr" and config["seed"] == 1
 

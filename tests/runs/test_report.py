@@ -276,3 +276,11 @@ def test_what_is_no_run_is_one_line(run, tmp_path, capsys):
         last = err.strip().splitlines()[-1]
         assert (code, out) == (1, "") and message in last and last.startswith("hf-tempbalance: "), (arguments, err)
         assert "Traceback" not in err
+
+
+def test_a_folder_of_runs_may_have_its_baseline_among_them(tmp_path, capsys):
+    ours = plain_run(tmp_path / "ours", 0.9, metric="alpha")
+    base = plain_run(tmp_path / "base", 0.88)
+    code, _, err = report(capsys, str(tmp_path), "--baseline", str(base))
+    pages = [Page((folder / REPORT_NAME).read_text(encoding="utf-8")).text for folder in (ours, base)]
+    assert (code, err) == (0, "") and ["Beside the baseline" in page for page in pages] == [True, False]
