@@ -17,7 +17,8 @@ from .study_file import STUDY_NAME, read_study
 
 
 WHOLE = re.compile(r"(/|~|file://|[A-Za-z]:[/\\]|\\\\)")  # a value that is a path, also one with spaces
-INSIDE = re.compile(r"(?<![\w.:/~-])~?(/[\w.@+-]+){2,}/?")  # a path in a text; no address of the web
+# A path in a text, also in a list such as PYTHONPATH's; no address of the web, whose slash follows a slash or a name.
+INSIDE = re.compile(r"(?<![\w./~-])(file://)?~?(/[\w.@+-]+){2,}/?")
 
 
 def publish(source: Path, target: Path) -> None:
@@ -27,8 +28,10 @@ def publish(source: Path, target: Path) -> None:
 
     Raises:
         FileNotFoundError: ``source`` is not a study's folder.
-        ValueError: no run is finished, or ``target`` has another study.
+        ValueError: no run is finished, or ``target`` is ``source`` itself or has another study.
     """
+    if target.resolve() == source.resolve():  # the copies have less, and would take the place of what they are of
+        raise ValueError(f"{target} is the study's own folder. Publish it into another one.")
     collected = collect(source)
     kept = target / STUDY_NAME
     if kept.is_file() and read_study(target).version != collected.study.version:
@@ -46,9 +49,9 @@ def publish(source: Path, target: Path) -> None:
         # Those that failed as well: a cell's value is chosen when all its trials have ended.
         results = compact_results(_public(path / RESULTS_NAME))
         if layers.get(run.name):  # of the run of a script they come from its history, which stays behind
-            results.setdefault("layers", finite(layers[run.name]))
+            results.setdefault("layers", layers[run.name])
         folder = target / RUNS_NAME / run.name
-        write_whole(folder / RESULTS_NAME, json.dumps(results) + "\n")
+        write_whole(folder / RESULTS_NAME, json.dumps(finite(results), allow_nan=False) + "\n")
         if run.name in with_history:
             copy_history(path / HISTORY_NAME, folder / HISTORY_NAME)
 

@@ -249,6 +249,12 @@ def test_another_study_is_not_published_over_it(tmp_path):
         publish(other, kept)
 
 
+def test_a_study_is_not_published_over_itself(tmp_path):
+    fill(tmp_path / "small", study_in(tmp_path / "small"), last)
+    with pytest.raises(ValueError, match="is the study's own folder. Publish it into another one"):
+        publish(tmp_path / "small", tmp_path / "small" / ".." / "small")
+
+
 def test_a_folder_that_is_no_study_or_has_nothing_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no study.json"):
         collect(tmp_path)
