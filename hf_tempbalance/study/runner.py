@@ -79,13 +79,15 @@ def result_of(folder: Path, run: Run) -> dict[str, Any] | None:
     """What the run has measured; None where it has not started or its file can't be read."""
     target = folder / RUNS_NAME / run.name
     try:
-        return _read(target, (target / RESULTS_NAME).stat().st_mtime_ns)
+        stat = (target / RESULTS_NAME).stat()
+        return _read(target, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
     except (FileNotFoundError, ValueError):
         return None
 
 
 @functools.lru_cache(maxsize=4096)  # asked for at every poll
-def _read(folder: Path, modified: int) -> dict[str, Any]:
+def _read(folder: Path, version: tuple[int, ...]) -> dict[str, Any]:
+    """The results in a folder; version: of the file, also where two are written within one tick of the clock."""
     return read_results(folder)
 
 
