@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from .run import Run
 
 
 Direction = Literal["lower", "higher"]
-LOWER_IS_BETTER = ("loss", "perplexity", "error", "error_rate", "wer", "cer", "mse", "rmse", "mae")
+LOWER_IS_BETTER = re.compile(r"(loss|perplexity|error|error_rate|(^|[^a-z])(wer|cer|r?mse|mae))$")  # no "power"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def direction(metric: str, runs: Sequence[Run]) -> Direction | None:
         if greater is not None and chosen is not None and metric.removeprefix("eval_") == chosen.removeprefix("eval_"):
             return "higher" if greater else "lower"
     words = metric.lower()
-    if words.endswith(LOWER_IS_BETTER):
+    if LOWER_IS_BETTER.search(words):
         return "lower"
     return "higher" if words.endswith(("accuracy", "f1", "precision", "recall", "auc", "bleu")) else None
 

@@ -160,6 +160,7 @@ def test_the_direction_is_said_or_in_the_name_or_in_the_flags(tmp_path, keys, is
         ({"metric": None}, "metric is missing"),
         ({"metric": {"report": "eval_loss"}}, "must be a name such as eval_accuracy, or {choose: eval_accuracy"),
         ({"metric": "eval_rouge"}, "whether a larger eval_rouge is better is not in its name. Say maximize: true or"),
+        ({"metric": "eval_power"}, "whether a larger eval_power is better is not in its name"),
         ({"maximize": True}, "maximize: true can't hold for both eval_loss and test_accuracy"),
         ({"metric": "eval_x", "maximize": "yes!"}, "maximize: 'yes!' must be true, false, or both"),
         ({"script": None}, "metric belongs to a study that names a script"),
