@@ -80,10 +80,8 @@ class RayExecutor:
         except errors.RayTaskError as error:
             return 1, f"{type(error.cause).__name__}: {error.cause}"
         except errors.RayError as error:  # its machine died, or Ray took the memory back, once too often
-            return (
-                1,
-                f"Ray could not bring it to its end ({type(error).__name__}: {str(error).strip().splitlines()[0]})",
-            )
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            return 1, f"Ray could not bring it to its end ({reason})"
 
 
 class _RayHandle:
