@@ -14,7 +14,7 @@ from typing import Any
 
 MAX_DEPTH = 50  # of nested lists and mappings; Python's own limit is a recursion that other code shares
 MAX_VALUES = 20_000_000  # in one file; a YAML file of a hundred bytes can have more
-SECRET = re.compile(r"(token|api_?key|password|secret)$", re.IGNORECASE)
+SECRET = re.compile(r"(token|password|secret|(api|access|secret|private)[_-]?key)$", re.IGNORECASE)
 
 
 def finite(value: Any) -> Any:
@@ -146,16 +146,23 @@ def is_count(value: Any) -> bool:
 
 
 def masked(value: Any) -> Any:
-    """The same JSON value with a placeholder for each secret, which is what a key names that ends in token, api_key,
-    password or secret: ``{"hub_token": "hf_..."}`` becomes ``{"hub_token": "<HUB_TOKEN>"}``, as in transformers.
+    """The same JSON value with a placeholder for each secret, which is what a key names that `is_secret`:
+    ``{"hub_token": "hf_..."}`` becomes ``{"hub_token": "<HUB_TOKEN>"}``, as in transformers.
     """
     if isinstance(value, dict):
-        return {key: f"<{key.upper()}>" if _is_secret(key, item) else masked(item) for key, item in value.items()}
+        return {
+            key: masked(item) if item is None or not is_secret(key) else f"<{key.upper()}>"
+            for key, item in value.items()
+        }
     return [masked(item) for item in value] if isinstance(value, list) else value
 
 
-def _is_secret(key: Any, value: Any) -> bool:
-    return isinstance(key, str) and SECRET.search(key) is not None and value is not None
+def is_secret(name: Any) -> bool:
+    """Whether what has this name is a secret: it ends in token, password, secret, or api, access, secret, private key.
+
+    ``hub_token`` and ``--api-key`` do, ``tokenizer_name`` and ``max_tokens`` do not.
+    """
+    return isinstance(name, str) and SECRET.search(name) is not None
 
 
 def file_stem(name: str, taken: set[str]) -> str:

@@ -14,7 +14,6 @@ import argparse
 import builtins
 import hashlib
 import os
-import re
 import sys
 import types
 from collections.abc import Sequence
@@ -24,13 +23,13 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from .config import TempBalanceConfig
+from .files import is_secret
 from .huggingface.attachment import Attachment
 from .options import nearest, number
 
 
 PROG = "hf-tempbalance run"
 PLAIN = "none"  # the preset that is no method
-SECRET = re.compile(r"token|password|secret|api[_-]?key", re.IGNORECASE)
 
 # Nothing here may import torch or transformers: a script sets environment variables before it does so itself.
 
@@ -128,12 +127,12 @@ def masked(arguments: Sequence[str]) -> list[str]:
     shown, hides_next = [], False
     for argument in arguments:
         name, equals, _ = argument.partition("=")
-        is_secret = name.startswith("-") and bool(SECRET.search(name))
-        if is_secret and equals:
+        names_secret = name.startswith("-") and is_secret(name)
+        if names_secret and equals:
             shown.append(f"{name}=***")
         else:
             shown.append("***" if hides_next and not argument.startswith("-") else argument)
-        hides_next = is_secret and not equals
+        hides_next = names_secret and not equals
     return shown
 
 

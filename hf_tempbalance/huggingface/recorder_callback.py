@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from ..config import TempBalanceConfig
+from ..files import masked
 from ..runs.card_facts import DataFacts
 from ..runs.results import RESULTS_NAME, read_results
 from .results_file import ResultsFile
@@ -42,7 +43,7 @@ class Record(ResultsFile):
         if is_resumed and path.is_file():
             with suppress(ValueError):  # a damaged record is replaced
                 seconds = read_results(path.parent).get("seconds") or 0.0
-        arguments = json.loads(args.to_json_string())  # tokens are masked
+        arguments = masked(json.loads(args.to_json_string()))
         content = {"config": config, "arguments": arguments, "predictions": []}
         super().__init__(path, content, args, state, seconds=seconds)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..files import masked, write_whole
+from ..files import is_secret, masked, write_whole
 from ..runs.checkpoints import last_complete_checkpoint
 from ..runs.output import LOCK_NAME
 from ..runs.results import read_results, write_results
@@ -99,7 +99,7 @@ def _without_secrets(options: Options) -> tuple[Options, dict[str, str]]:
     """The options that are no secrets, and the others as variables: everybody can read a command line and a file, the
     environment is the user's own. ``hub_token`` is HF_TOKEN, ``wandb_api_key`` WANDB_API_KEY.
     """
-    secrets = {key: value for key, value in options.items() if masked({key: value}) != {key: value}}
+    secrets = {key: value for key, value in options.items() if value is not None and is_secret(key)}
     named = {"HF_TOKEN" if key == "hub_token" else key.upper(): str(value) for key, value in secrets.items()}
     return {key: value for key, value in options.items() if key not in secrets}, named
 

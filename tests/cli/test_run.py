@@ -329,6 +329,7 @@ def test_tokens_are_not_written_into_the_record():
     given = ["--hub_token", "hf_abc", "--api-key=abc", "--lr", "1", "--wandb_api_key", "abc", "--token", "--x"]
     shown = ["--hub_token", "***", "--api-key=***", "--lr", "1", "--wandb_api_key", "***", "--token", "--x"]
     assert run.masked(given) == shown
+    assert run.masked(["--tokenizer_name", "gpt2", "--max_tokens=9"]) == ["--tokenizer_name", "gpt2", "--max_tokens=9"]
 
 
 def free_port() -> str:

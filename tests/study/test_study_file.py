@@ -148,7 +148,7 @@ def test_every_field_of_study_json_is_checked(tmp_path):
 # ---- secrets and paths
 
 
-@pytest.mark.parametrize("key", ["hub_token", "token", "WANDB_API_KEY", "apikey", "db_password", "client_secret"])
+@pytest.mark.parametrize("key", ["hub_token", "token", "WANDB_API_KEY", "apikey", "db_password", "aws_access_key"])
 def test_what_a_key_calls_a_secret_is_masked_at_every_depth(key):
     assert TOKEN not in json.dumps(masked({"a": [{key: TOKEN}], key: {"x": TOKEN}}))
     assert masked({"seed": 1, key: None, "tokens": 3}) == {"seed": 1, key: None, "tokens": 3}
@@ -232,6 +232,8 @@ def test_published_files_have_no_token_and_no_path_of_the_machine(tmp_path):
         ("~/images", "images"),
         ("C:\\Users\\me\\images", "images"),
         ("file:///home/me/x", "x"),
+        ("see file:///home/me/x.png", "see x.png"),
+        ("PYTHONPATH=/home/me/a:/home/me/b", "PYTHONPATH=a:b"),
         ("can't read /home/me/x.png: gone", "can't read x.png: gone"),
         ("owner/name", "owner/name"),
         ("https://huggingface.co/owner/name", "https://huggingface.co/owner/name"),

@@ -20,7 +20,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from ...files import masked
+from ...files import is_secret
 from ..job import Job
 from . import LOG_NAME, die_with_parent
 
@@ -156,7 +156,7 @@ def own_process(job: Job, is_fresh: bool) -> str | None:
         return f"{sys.platform}, where libraries do not survive a fork"
     if job.arguments[0] == "-m" and job.arguments[:2] != RUN:
         return f"it is started by {job.arguments[1]}"
-    early = [name for name in job.environment if name not in LATE and masked({name: ""}) == {name: ""}]
+    early = [name for name in job.environment if name not in LATE and not is_secret(name)]
     if early:
         return f"{early[0]} is set for it"
     script = script_of(job)
