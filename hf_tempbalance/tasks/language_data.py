@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .byte_bpe import train_bpe
 from .text_data import EMBEDDED, VALIDATION, check_column, open_text, python_pages
 
 
@@ -83,7 +84,7 @@ def load_blocks(
     """
     found = python_pages() if dataset == EMBEDDED else open_text(dataset, config)
     check_column(dataset, column, found["train"].column_names)
-    splits = _three_splits(found)
+    splits = _three_splits(dataset, found)
     made = _cached(dataset, splits, column, vocab_size, tokenizer)
     if tokenizer is None:
         from transformers import PreTrainedTokenizerFast
@@ -107,20 +108,10 @@ def make_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizer
     Raises:
         ValueError: the size is too small, or larger than the text gives.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     check_vocab_size(vocab_size)
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = train_bpe(texts, vocab_size, [END])
     if tokenizer.get_vocab_size() < vocab_size:
         raise ValueError(
             f"vocab_size={vocab_size} is more than the training text gives, which is {tokenizer.get_vocab_size()}."
@@ -144,11 +135,16 @@ def cache_folder() -> Path:
     return Path(HF_HOME) / "hf_tempbalance"
 
 
-def _three_splits(found: DatasetDict) -> dict[str, Dataset]:
+def _three_splits(dataset: str, found: DatasetDict) -> dict[str, Dataset]:
     """train, validation (else a tenth of the documents that is held out: every tenth one) and, if any, test."""
     train = found["train"]
     validation = next((found[name] for name in VALIDATION if name in found), None)
     if validation is None:
+        if len(train) < 10:
+            raise ValueError(
+                f"{dataset} has {len(train)} documents and no validation split: too few to hold out a tenth. Add a "
+                "split named validation."
+            )
         positions = np.arange(len(train))
         validation, train = (train.select(positions[mask]) for mask in (positions % 10 == 9, positions % 10 != 9))
     splits = {"train": train, "validation": validation}
@@ -207,8 +203,10 @@ def _cached(
 
 
 def _content(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that the tokens of a text depend on, the end token among it, which a backend does not know."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return f"{tokenizer.eos_token_id} {content}"
 
 
 def _tokens(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from transformers import Trainer
 
 from .language_data import LanguageSplits, check_vocab_size, load_blocks
-from .text_classification import check_model
-from .text_data import EMBEDDED, check_dataset
+from .text_data import EMBEDDED, check_dataset, check_model
 
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,14 @@ def check_dataset(dataset: str) -> None:
         raise ValueError(
             f"dataset={dataset!r} does not exist: it is no local folder or file, no Hub id, and not {EMBEDDED!r}."
         )
+
+
+def check_model(name: str, value: str | None) -> None:
+    """Raise ValueError for a path that is no folder; whether a Hub id is one, the Hub must say."""
+    if value is None or os.path.isdir(value):
+        return
+    if value.startswith((".", "/", "~")) or value.count("/") > 1:
+        raise ValueError(f"{name}={value!r} does not exist: it must be a local folder or a Hub id.")
 
 
 def open_text(dataset: str, config: str | None = None) -> DatasetDict:

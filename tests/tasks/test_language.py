@@ -77,6 +77,14 @@ def test_a_second_run_takes_what_the_first_has_made_and_another_text_or_size_mak
     assert first.tokenizer.get_vocab() == second.tokenizer.get_vocab()
 
 
+def test_the_same_tokenizer_with_another_end_token_has_tokens_of_its_own(data):
+    tokenizer = load_blocks(data, block_size=16, vocab_size=300).tokenizer
+    one = load_blocks(data, block_size=16, tokenizer=tokenizer).train.tokens
+    tokenizer.eos_token = "a"
+    two = load_blocks(data, block_size=16, tokenizer=tokenizer).train.tokens
+    assert not np.array_equal(one, two) and two[-1] == tokenizer.eos_token_id
+
+
 @pytest.mark.slow
 def test_processes_that_make_the_cache_at_once_all_end_with_the_same(data, tmp_path):
     code = (
@@ -105,6 +113,7 @@ def test_without_a_validation_split_every_tenth_document_is_held_out(tmp_path):
     [
         ({"train": documents(20)}, {"column": "body"}, "has no column 'body'; it has text."),
         ({"train": documents(20), "validation": [""]}, {}, "the validation split of .* has no text in column 'text'"),
+        ({"train": documents(9)}, {}, "has 9 documents and no validation split: too few to hold out a tenth"),
         (
             {"train": documents(20), "test": ["Short."]},
             {"block_size": 64},

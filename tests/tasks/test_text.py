@@ -8,17 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from forked import run_directly, run_script
 from safetensors.torch import load_file
 
+from hf_tempbalance.tasks import text_splits
 from hf_tempbalance.tasks.text_classification import (
     TextArguments,
     check,
-    load_text,
     small_tokenizer,
     tokenized,
 )
 from hf_tempbalance.tasks.text_data import python_pages, python_paragraphs
+from hf_tempbalance.tasks.text_splits import load_text
 
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "text_classification.py"
@@ -73,10 +75,22 @@ def test_without_a_validation_split_a_tenth_of_each_class_is_held_out_and_never_
     assert not set(data.validation.texts) & set(data.train.texts) and data.test is None
 
 
-def test_a_test_split_whose_labels_are_kept_back_is_not_tested_on(tmp_path):
+@pytest.mark.parametrize("hidden", [-1, None])
+def test_a_test_split_whose_labels_are_kept_back_is_not_tested_on(tmp_path, hidden):
     numbers = [(text, int(label == "good")) for text, label in rows(40)]
-    data = table(tmp_path, train=numbers, validation=numbers, test=[(text, -1) for text, _ in numbers])
+    data = table(tmp_path, train=numbers, validation=numbers, test=[(text, hidden) for text, _ in numbers])
     assert load_text(TextArguments(data), seed=0).test is None
+
+
+def test_a_row_of_the_training_split_without_a_class_is_named(monkeypatch):
+    """As in SNLI: -1 where the annotators did not agree."""
+    label = ClassLabel(names=["bad", "good"])
+    data = Dataset.from_dict(
+        {"text": ["a", "b", "c"], "label": [0, -1, 1]}, Features(text=Value("string"), label=label)
+    )
+    monkeypatch.setattr(text_splits, "open_text", lambda *_: DatasetDict(train=data))
+    with pytest.raises(ValueError, match="row 1 of split 'train' of owner/nli has no label in column 'label': -1"):
+        load_text(TextArguments("owner/nli"), seed=0)
 
 
 def test_the_same_texts_give_the_same_tokenizer():
@@ -115,6 +129,7 @@ def test_what_a_data_set_has_not_is_one_sentence(tmp_path, options, message):
     ("validation", "message"),
     [
         ([("a", "ugly"), ("b", "good")], "'validation' of .* has labels that the training split has not.*: ugly"),
+        ([("a", "good"), ("b", None)], "row 1 of split 'validation' of .* has no label in column 'label': None. Take"),
         ([(None, "good"), ("b", "bad")], "row 0 of split 'validation' of .* has no text in column 'text': None"),
     ],
 )
