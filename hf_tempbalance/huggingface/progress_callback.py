@@ -114,8 +114,7 @@ class EpochLines(ProgressCallback):
             cells["step"] = str(state.global_step)
         if "loss" in logged:
             cells["loss"] = _number(logged["loss"])
-        metrics = metric_keys(logged)
-        for key in metrics:
+        for key in metric_keys(logged):
             cells[printable(key.removeprefix("eval_") if not key.endswith("loss") else key)] = _number(logged[key])
         if "learning_rate" in logged:
             cells["rate"] = f"{logged['learning_rate']:.3g}"

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..files import finite, write_whole
+from ..files import finite, is_number, write_whole
 
 
 HISTORY_NAME = "tempbalance_history.jsonl"
@@ -150,8 +150,11 @@ def is_tuned(layer: dict[str, Any]) -> bool:
 
 
 def metric_keys(entry: dict[str, Any]) -> list[str]:
-    """The metrics in an entry of Trainer's ``log_history``: what an evaluation found, without its times and speeds."""
-    found = [key for key, value in entry.items() if key.startswith("eval_") and value is not None]
+    """The metrics in an entry of Trainer's ``log_history``: what an evaluation found, without its times and speeds.
+
+    They are numbers, NaN among them; what else a ``compute_metrics`` gives, such as a list of each class's, is none.
+    """
+    found = [key for key, value in entry.items() if key.startswith("eval_") and is_number(value, finite=False)]
     return [key for key in found if not key.endswith(NO_METRIC)]
 
 

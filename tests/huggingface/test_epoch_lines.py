@@ -76,6 +76,16 @@ def test_a_narrow_terminal_has_the_first_columns(tmp_path, capsys, monkeypatch, 
     assert ("alpha" in header) == (width > 30) and ("eval_loss" in header) == (width > 60)
 
 
+def test_a_metric_that_is_no_number_has_no_column_and_stops_nothing(tmp_path, capsys):
+    def of_each_class(trainer):
+        trainer.compute_metrics = lambda prediction: accuracy(prediction) | {"recalls": [0.5, 0.25]}
+
+    lines, trainer = printed(tmp_path, capsys, before=of_each_class)
+    assert lines[1].split()[:5] == ["epoch", "loss", "eval_loss", "accuracy", "rate"] and lines[3].split()[0] == "2/2"
+    trainer.evaluate()
+    assert "recalls" not in capsys.readouterr().out
+
+
 def test_an_evaluation_beside_training_is_a_line(tmp_path, capsys):
     _, trainer = printed(tmp_path, capsys)
     metrics = trainer.evaluate()
