@@ -108,13 +108,11 @@ def compare(collected: Collected) -> list[Comparison]:
 
 def gain_at(collected: Collected, cell: dict[str, str], value: float) -> Interval:
     """The paired difference of a cell to its baseline at one tuned value, over the seeds of the trials."""
-    display = display_of(collected.study)
-    one, two = (
-        {m.run.seed: display.value(m.last) for m in collected.trials if m.run.cell == of and m.run.tuned == value}
+    ours, theirs = (
+        [m for m in collected.trials if m.run.cell == of and m.run.tuned == value]
         for of in (cell, cell | collected.study.baseline)
     )
-    gains = [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
-    return paired_difference([gain for gain in gains if math.isfinite(gain)])
+    return _paired(collected, ours, theirs)[0]
 
 
 def _of_cell(collected: Collected, cell: dict[str, str]) -> list[Comparison]:
@@ -168,19 +166,24 @@ def _compare(
     theirs: list[Measured],
     note: str = "",
 ) -> Comparison:
-    display = display_of(collected.study)
-    one, two = ({m.run.seed: display.value(m.last) for m in runs} for runs in (ours, theirs))
-    gains = [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
-    finite = [gain for gain in gains if math.isfinite(gain)]
-    difference = paired_difference(finite)
+    difference, diverged = _paired(collected, ours, theirs)
     return Comparison(
         cell=cell,
         kind=kind,
         name=name,
         difference=difference,
-        diverged=len(gains) - len(finite),
+        diverged=diverged,
         is_run=bool(theirs),
-        maximize=display.maximize,
+        maximize=display_of(collected.study).maximize,
         p=p_value(difference),
         note=note,
     )
+
+
+def _paired(collected: Collected, ours: list[Measured], theirs: list[Measured]) -> tuple[Interval, int]:
+    """The difference over the pairs of runs with one seed, in the unit that is shown, and how many pairs diverged."""
+    display = display_of(collected.study)
+    one, two = ({m.run.seed: display.value(m.last) for m in runs} for runs in (ours, theirs))
+    gains = [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
+    finite = [gain for gain in gains if math.isfinite(gain)]
+    return paired_difference(finite), len(gains) - len(finite)
