@@ -94,7 +94,7 @@ def compare(collected: Collected) -> list[Comparison]:
     """All comparisons, cell by cell, each cell's in a fixed order; corrected together.
 
     The order: the baseline, the method's own plain training where that is not the baseline, plain training at the
-    method's rate x mean multiplier, normalized, shuffled, by_type, frozen.
+    method's rate x mean multiplier, what the study file names, normalized, shuffled, by_type, frozen.
     """
     found = [
         comparison
@@ -125,7 +125,7 @@ def _of_cell(collected: Collected, cell: dict[str, str]) -> list[Comparison]:
     found = [_compare(collected, cell, "baseline", baseline, ours, collected.of(reference))]
     known = [(kind, other) for kind, other in controls(collected.study, cell) if other != reference]
     for kind, other in known:
-        name = other[axis] if kind == "plain" else kind
+        name = other[axis] if kind in ("plain", "named") else kind
         found.append(_compare(collected, cell, kind, name, ours, collected.of(other)))
     plain = sum(one.kind in ("baseline", "plain") for one in found)
     at = at_rate(collected, cell)

@@ -14,7 +14,7 @@ from .collect import Collected, Measured
 from .plan import METHOD, Options, Study
 
 
-CONTROLS = ("plain", "normalized", "shuffled", "by_type", "frozen")
+CONTROLS = ("plain", "named", "normalized", "shuffled", "by_type", "frozen")
 OPTION_OF_TARGET = {"lr": "learning_rate", "both": "learning_rate", "weight_decay": "weight_decay"}
 NEAR = 1.25  # factor between two rates up to which one stands for the other
 SETTINGS = TempBalanceConfig().to_dict()
@@ -85,9 +85,13 @@ def control_of(cell: Cell, other: Cell) -> str | None:
 
 
 def controls(study: Study, cell: dict[str, str]) -> list[tuple[str, dict[str, str]]]:
-    """The controls of a cell in its group: what each is, and its labels."""
-    ours = read_cell(study.options_of(cell))
-    found = [(control_of(ours, read_cell(study.options_of(other))), other) for other in group_of(study, cell)]
+    """The controls of a cell in its group: what each is, "named" for one that the file alone says, and its labels."""
+    ours, (axis,) = read_cell(study.options_of(cell)), study.baseline
+    named = study.controls.get(cell[axis], [])
+    found = []
+    for other in group_of(study, cell):
+        kind = control_of(ours, read_cell(study.options_of(other)))
+        found.append((kind or ("named" if other[axis] in named else None), other))
     return [(kind, other) for name in CONTROLS for kind, other in found if kind == name]
 
 
@@ -133,6 +137,8 @@ def at_rate(collected: Collected, cell: dict[str, str]) -> AtRate | str | None:
     if (wanted := rate.pop() * multiplier) <= 0:
         return "Its mean multiplier is 0."
     runs = [m for other in plain for m in _all_runs(collected, other)]
+    if study.tune is not None and study.tune.option != option:  # each at the value that was chosen for it
+        runs = [m for m in runs if m.run.tuned == collected.chosen.get(tuple(m.run.cell.values()))]
     rates = _rates(runs, option)
     nearest = min(rates, key=lambda value: abs(math.log(value / wanted)), default=None)
     (axis,) = study.baseline

@@ -64,6 +64,7 @@ class Study:
     train: options of every run. axes: axis -> label -> options. cells: (axis -> labels, options) that are set where
     all axes have one of the labels, later ones over earlier ones. baseline: axis -> label to compare with. script:
     the script as the file names it, and metric, what its runs are judged by; None for scripts/train.py.
+    controls: label of the baseline's axis -> labels that it is compared with beside what the report finds by itself.
     script_path: where it is on this machine; None for a study that was read from its folder.
     kept_version: version of a study that was read from its folder, where paths may have been cut off since.
     """
@@ -78,6 +79,7 @@ class Study:
     script: str | None = None
     metric: Metric | None = None
     script_path: Path | None = field(default=None, compare=False)
+    controls: dict[str, list[str]] = field(default_factory=dict, compare=False)
     description: str = field(default="", compare=False)
     kept_version: str | None = field(default=None, compare=False)
 

@@ -61,11 +61,18 @@ def claim(study: Study, folder: Path) -> None:
                 f"{folder} belongs to study {kept.name!r}, version {kept.version}, and this is {study.name!r}, "
                 f"version {study.version}; they differ in {', '.join(differing)}. Use another --output_dir."
             )
+        if kept.controls != study.controls:  # of the report, not of the runs
+            _keep(study, path)
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} has files and no {STUDY_NAME}: it belongs to something else. Use an empty folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"version": study.version, "study": study.to_dict()})
+    _keep(study, path)
+
+
+def _keep(study: Study, path: Path) -> None:
+    kept = {"version": study.version, "study": study.to_dict()}
+    write_json(path, kept | ({"controls": study.controls} if study.controls else {}))
 
 
 def result_of(folder: Path, run: Run) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from .script_study import check_flags, find_script, methods_of, read_metric, wit
 
 STUDY_NAME = "study.json"
 KEYS = ["name", "description", "script", "metric", "maximize", "train", "axes", "methods", "cells", "seeds", "tune"]
-KEYS += ["baseline"]
+KEYS += ["baseline", "controls"]
 
 
 def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
@@ -26,8 +26,9 @@ def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
             values of the option that the axis is called after, or mapping label -> options; the axis "method" lists
             names of ``methods``), ``methods`` (name -> options, or a file of them beside the study), ``cells`` (list
             of axis -> label or labels, with ``set``: options), ``seeds``, ``tune`` (one option with a list of values,
-            and ``seeds``) and ``baseline`` (one axis -> label). ``name`` and labels become names of folders. With
-            ``script`` (a Python file) options are its flags, and ``metric`` and ``maximize`` are read too.
+            and ``seeds``), ``baseline`` (one axis -> label) and ``controls`` (label of that axis -> label or labels
+            that reports compare it with). ``name`` and labels become names of folders. With ``script`` (a Python file)
+            options are its flags, and ``metric`` and ``maximize`` are read too.
         changes: ``key=value`` over the file: ``seeds`` or an option of ``train``.
 
     Raises:
@@ -69,6 +70,7 @@ def load_study(path: str | Path, changes: Iterable[str] = ()) -> Study:
         path,
         name=content.get("name", path.stem),
         description=_text(path, "description", content.get("description", "")),
+        controls=content.get("controls"),
         train=train,
         axes=axes,
         seeds=content["seeds"],
@@ -121,7 +123,22 @@ def read_study(folder: str | Path) -> Study:
         script=script,
         metric=judged,
         kept_version=version,
+        controls=kept.get("controls"),
     )
+
+
+def _controls(path: Path, controls: Any, axis: str, axes: dict[str, dict[str, Options]]) -> dict[str, list[str]]:
+    """Label -> labels to compare it with; one label may stand without a list."""
+    named = {
+        label: list(map(str, others if isinstance(others, list) else [others]))
+        for label, others in _options(path, "controls", controls).items()
+    }
+    for label, others in named.items():
+        for one in (label, *others):
+            check_label(path, "controls", axis, one, axes)
+        if label in others:
+            raise ValueError(f"{path}: controls: {label!r} can't be compared with itself.")
+    return named
 
 
 def _checked(
@@ -132,9 +149,13 @@ def _checked(
     seeds: Any,
     baseline: Any,
     cells: tuple[tuple[dict[str, list[str]], Options], ...],
+    controls: Any = None,
     **others: Any,
 ) -> Study:
-    """The study, after what a study file and a study.json must both have. name, seeds, baseline: as they are read."""
+    """The study, after what a study file and a study.json must both have.
+
+    name, seeds, baseline, controls: as they are read.
+    """
     check_name(path, "name", name)
     if not axes:
         raise ValueError(f"{path}: axes is missing.")
@@ -157,6 +178,8 @@ def _checked(
         check_label(path, "baseline", axis, label, axes)
     if len(compared) != 1:
         raise ValueError(f"{path}: baseline must name one axis and its label, such as {{method: sgd}}.")
+    ((axis, _),) = compared.items()
+    others["controls"] = _controls(path, controls, axis, axes)
     study = Study(name=name, axes=axes, seeds=_seeds(path, "seeds", seeds), baseline=compared, cells=cells, **others)
     if study.script is not None:
         parts = [study.train, *(part for labels in axes.values() for part in labels.values())]

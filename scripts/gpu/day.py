@@ -56,7 +56,8 @@ class Runner:
     def run(self, stages: list[Stage]) -> dict[str, int]:
         """Run all parts that are owed; status -> how many parts ended so. Parts of a dry run go two at a time."""
         self.code = code_of_tree()
-        self.seconds_left = {stage.name: stage.minutes * 60.0 for stage in stages}
+        self.patience = PATIENCE_OF_DRY_RUN if self.day.tiny else 1
+        self.seconds_left = {stage.name: stage.minutes * 60.0 * self.patience for stage in stages}
         self.running: dict[int, subprocess.Popen] = {}
         self.is_stopped = False
         jobs = [(stage, part) for stage in stages for part in stage.parts]
@@ -104,7 +105,7 @@ class Runner:
             self.tell(f"{stage.name}, {part.name}: not begun: its time is over")
             return "not begun"
         start = time.monotonic()
-        limit = part.seconds * (PATIENCE_OF_DRY_RUN if self.day.tiny else 1)
+        limit = part.seconds * self.patience
         record = self.measure(part, min(limit, left), is_cut=left < limit)
         self.seconds_left[stage.name] -= time.monotonic() - start
         if before is not None and before.get("rows") and not record["rows"]:

@@ -24,16 +24,16 @@ STUDY = {
         "max_train_samples": 320,
         "max_test_samples": 50,
         "per_device_train_batch_size": 32,
-        "num_train_epochs": 12,
+        "num_train_epochs": 8,
         "learning_rate": 0.05,
         "use_cpu": True,
     },
     "axes": {"method": ["sgd", "tempbalance"]},
     "methods": str(SCRIPTS.parent / "configs" / "studies" / "methods.yaml"),
-    "seeds": [1, 2],
+    "seeds": [1],
     "baseline": {"method": "sgd"},
 }
-RUNS = [f"{method}--seed{seed}" for method in ("sgd", "tempbalance") for seed in (1, 2)]
+RUNS = [f"{method}--seed{seed}" for method in ("sgd", "tempbalance") for seed in (1,)]
 
 
 def command(folder: Path, target: Path, *flags: str) -> list[str]:
@@ -43,11 +43,11 @@ def command(folder: Path, target: Path, *flags: str) -> list[str]:
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A head without room for runs and two nodes of one core each, on the loopback address."""
+    """A head without room for runs and two nodes of one core each."""
     ray_cluster = pytest.importorskip("ray.cluster_utils")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    node = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 << 20, "include_dashboard": False}
+    node = {"object_store_memory": 80 << 20, "include_dashboard": False}
     made = ray_cluster.Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0})
     made.killable = [made.add_node(**node, num_cpus=1) for _ in range(2)]
     yield made
@@ -71,8 +71,8 @@ def test_a_node_is_killed_and_all_runs_end_as_on_one_machine(cluster, tmp_path):
     finally:
         study.kill()
     assert study.returncode == 0, out
-    assert "4 runs are finished, 0 failed." in out
-    assert (begun[0] / "log.txt").read_text().count("train_runtime") == 1  # cut off, and gone on with elsewhere
+    assert "2 runs are finished, 0 failed." in out
+    assert (begun[0] / "log.txt").read_text().count(" steps in ") == 1  # cut off, and gone on with elsewhere
     assert json.loads((begun[0] / "results.json").read_text())["status"] == "finished"
 
     done = subprocess.run(command(tmp_path, tmp_path / "local"), capture_output=True, text=True, timeout=400)
@@ -82,7 +82,7 @@ def test_a_node_is_killed_and_all_runs_end_as_on_one_machine(cluster, tmp_path):
         assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
         epochs = [json.loads((run / "results.json").read_text())["epochs"] for run in (one, two)]
         measured = [[(e["epoch"], e["eval_accuracy"], e["eval_loss"]) for e in of_run] for of_run in epochs]
-        assert len(measured[0]) == 12 and measured[0] == measured[1]
+        assert len(measured[0]) == 8 and measured[0] == measured[1]
 
 
 def checkpointed(study: Path) -> list[Path]:
@@ -125,6 +125,7 @@ def test_a_run_that_kills_itself_is_recorded_and_the_rest_goes_on(cluster, tmp_p
     assert "exit code 1: ValueError: 1" in done.stdout and "0 runs are finished, 2 failed." in done.stdout
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path):
     pytest.importorskip("ray")
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(STUDY))
@@ -134,5 +135,5 @@ def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path):
     done = subprocess.run(command(tmp_path, tmp_path / "out", "--on", "ray", "--address", f"127.0.0.1:{port}"),
                           capture_output=True, text=True, timeout=100)  # fmt: skip
     line = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and f"study.py: the Ray cluster at 127.0.0.1:{port} can't be reached" in line
+    assert done.returncode == 1 and f"study.py: the Ray cluster at 127.0.0.1:{port} can't be reached (" in line
     assert "Traceback" not in done.stderr and time.time() - start < 60 and not (tmp_path / "out").exists()

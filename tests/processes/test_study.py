@@ -112,7 +112,7 @@ def test_what_is_finished_is_not_run_again_and_the_report_has_it(killed):
     assert file.stat().st_mtime_ns == before
     report = study("report", str(cut))
     assert report.returncode == 0, report.stderr
-    assert "| tempbalance | 1 |" in report.stdout and "(one run) | not shown |" in report.stdout
+    assert "| tempbalance | 1 |" in report.stdout and "better than snr: not shown (one pair" in report.stdout
     names = {path.name for path in (cut / "report").iterdir()}
     assert names >= {"table.md", "table.csv", "table.tex", "curves.png", "seeds.png", "alphas.png"}
     assert "layers-tempbalance.png" in names

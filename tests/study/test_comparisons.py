@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -48,6 +49,32 @@ def test_a_control_is_found_by_its_settings_whatever_it_is_called(tmp_path):
     assert found["farms"] == [("plain", "plain"), ("shuffled", "farms_shuffled")]
     assert found["normalized"] == [("plain", "plain")]
     assert found["plain"] == found["shuffled"] == []
+
+
+def test_a_study_file_can_name_a_control_also_after_its_runs(tmp_path):
+    methods = {"plain": {}, "tempbalance": ON, "larger": {"optimizer": "sgdp"}}
+    folder, last = tmp_path / "small", dict.fromkeys(methods, (1.0, 2.0, 4.0))
+    assert ("tempbalance", "larger") not in comparisons(folder, methods, last)
+    before = (folder / "study.json").read_text()
+    found = comparisons(folder, methods, last, controls={"tempbalance": "larger"})
+    assert found["tempbalance", "larger"].kind == "named"
+    assert json.loads((folder / "study.json").read_text()) == json.loads(before) | {
+        "controls": {"tempbalance": ["larger"]}
+    }
+
+
+@pytest.mark.parametrize(
+    ("controls", "told"),
+    [
+        ({"tempbalanc": "plain"}, "controls: axis 'method' has no 'tempbalanc'"),
+        ({"tempbalance": ["plan"]}, "controls: axis 'method' has no 'plan'"),
+        ({"tempbalance": "tempbalance"}, "can't be compared with itself"),
+        ("shuffled", "controls: 'shuffled' must be a mapping"),
+    ],
+)
+def test_a_control_that_can_not_be_named_is_one_sentence(tmp_path, controls, told):
+    with pytest.raises(ValueError, match=told):
+        study_in(tmp_path / "small", {"plain": {}, "tempbalance": ON}, controls=controls)
 
 
 def test_what_trains_differently_beside_the_method_is_no_control(tmp_path):
@@ -181,6 +208,21 @@ def test_plain_training_at_a_rate_of_its_own_cell_counts_as_well(tmp_path):
     write_history(folder, "tempbalance--seed1", [0.5])
     names = [one.name for one in compare(collect(folder)) if one.cell["method"] == "tempbalance"]
     assert names == ["plain", "plain at learning_rate 0.05"]
+
+
+def test_the_mean_decay_of_a_method_is_compared_with_plain_training_at_its_tuned_rate(tmp_path):
+    folder = tmp_path / "small"
+    methods = {"plain": {}, "decay": ON | {"target": "weight_decay"}, "less": {"weight_decay": 0.05}}
+    cells = [{"method": ["plain", "decay"], "set": {"weight_decay": 0.1}}]
+    made = study_in(folder, methods, cells=cells, tune={"learning_rate": [0.1, 0.2], "seeds": [1, 2, 3]})
+
+    def last(run) -> float:
+        return 50 + run.seed**2 + 10 * (run.cell["method"] == "less" and run.tuned == 0.2)
+
+    fill(folder, made, last, lambda run: 60.0 if run.tuned == 0.1 else 50.0)
+    write_history(folder, "decay--learning_rate=0.1--seed1", [0.5])
+    at_rate = next(one for one in compare(collect(folder)) if one.kind == "at_rate")
+    assert (at_rate.name, at_rate.difference.mean) == ("plain at weight_decay 0.05", 0.0)
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,11 @@ def connect(address: str | None) -> ModuleType:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if not host or not port.isdecimal():
             raise ValueError(f"address {address!r} of the Ray cluster is not HOST:PORT. {way_out}")
+        host = host.strip("[]")
+        if host in ("localhost", "127.0.0.1", "::1"):  # where Ray looks then
+            host = ray.util.get_node_ip_address()
         try:  # Ray itself asks for minutes
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise ValueError(f"the Ray cluster at {address} can't be reached ({error}). {way_out}") from error
     try:
