@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import yaml
 from forked import run_directly
 
 import hf_tempbalance
+from hf_tempbalance import TempBalanceConfig
+from hf_tempbalance.cli.main import _parser
 from hf_tempbalance.runs.history import HISTORY_NAME, append_look
 from hf_tempbalance.study.script_study import check_methods
 from hf_tempbalance.study.study_file import load_study
@@ -166,3 +170,25 @@ def test_every_shipped_study_is_in_the_table_with_its_number_of_runs():
             {} if study.tune is None else dict.fromkeys(map(lambda c: tuple(c.values()), study.combinations()), 0.1)
         )
         assert len({run.name for run in (*study.trials(), *study.finals(chosen))}) == int(count)
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The words of each `hf-tempbalance` command of a page, its comments left out."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.split()[:1] == ["hf-tempbalance"]]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in (ROOT / "README.md", *PAGES) if commands_of(page)],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_the_options_of_every_command_exist(page):
+    fields_of_config = {f"--{field.name}" for field in dataclasses.fields(TempBalanceConfig)}
+    for words in commands_of(page):
+        if words[0] == "run":
+            ours = words[1 : next(i for i, word in enumerate(words) if word.endswith(".py"))]
+            assert {word for word in ours if word.startswith("--")} <= {"--preset", *fields_of_config}
+        else:
+            _parser().parse_args(words)  # exits where a word is unknown
