@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "tutorial_images.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "recipes" / "image_folder.md").read_text(encoding="utf-8")
 NAME = "timm/resnet18.a1_in1k"
 # The fields of timm's configurations on the Hub.
 IMAGE = {"input_size": [3, 224, 224], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

@@ -1,0 +1,59 @@
+"""docs/recipes: each runs as printed, both ways and compared, and ends with how to tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from forked import run_script
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "recipes").glob("*.md"))}
+RECIPES = sorted(PAGES.keys() - {"image_folder"})  # that one has a test of its own, with a Hub
+NEEDS = {"lora": ("trl", "peft")}
+
+
+def script_and_commands(name: str) -> tuple[str, str]:
+    """The page's `train.py`, and the commands that train it both ways and compare."""
+    (script,) = re.findall(r"```python\n(.*?)```", PAGES[name], flags=re.DOTALL)
+    commands = re.findall(r"```bash\n(.*?)```", PAGES[name], flags=re.DOTALL)[0]
+    return script, commands
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_ends_with_how_to_tell(name):
+    assert re.findall(r"^## (.+)$", PAGES[name], flags=re.MULTILINE)[-1] == "How to tell"
+
+
+def test_the_script_of_the_vit_trains_with_its_preset(tmp_path):
+    script, commands = script_and_commands("vit")
+    (tmp_path / "train.py").write_text(script)
+    assert "run --preset shape-free train.py" in commands
+    done = run_script(tmp_path, "--preset", "shape-free", "train.py", "--max_steps", "2", "--output_dir", "out")
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["looks"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_runs_as_printed(name, tmp_path):
+    for library in NEEDS.get(name, ()):
+        pytest.importorskip(library)
+    script, commands = script_and_commands(name)
+    (tmp_path / "train.py").write_text(script)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "-euc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 pairs by seed" in done.stdout and "Mean multiplier of the tuned layers" in done.stdout
+    assert (tmp_path / "runs" / "page.html").is_file()
+    printed = re.search(r"```text\n(.*?)\n", PAGES[name])
+    assert printed is not None and printed[1] in done.stdout  # the metric, and which way is better
