@@ -25,7 +25,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from .config import TempBalanceConfig
 from .files import is_secret
 from .huggingface.attachment import Attachment
-from .options import nearest, number
+from .options import nearest, number, shown
+from .presets import PRESETS
 
 
 PROG = "hf-tempbalance run"
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = nearest(name, known)
         hint = hint if hint.startswith("Did") else "--help lists all options; those of the script come behind it."
         parser.error(f"unknown option {unknown[0]!r}. {hint}")
+    if options.script is None:
+        parser.error("which script? Give the Python file that trains, and its own arguments behind it.")
     try:
         config = config_of(options)
         source = _read(options.script)
@@ -76,7 +79,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Options come before the script, whatever follows it is the script's. Each field of the config is an option."""
     about = "Run a script that trains with a Hugging Face Trainer, with TempBalance in it and no line of it changed."
     parser = _Parser(prog=PROG, usage=f"{PROG} [OPTIONS] script.py ARGS...", description=about, allow_abbrev=False)
-    parser.add_argument("--preset", default="tempbalance", help="settings to start from; none: plain training")
+    presets = f"settings to start from: {', '.join(PRESETS)}; {PLAIN}: plain training"
+    parser.add_argument("--preset", default="tempbalance", help=presets)
     parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of settings; single options win over it")
     settings = parser.add_argument_group("settings of TempBalance")
     hints = get_type_hints(TempBalanceConfig)
@@ -85,7 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         metavar = f"{{{','.join(choices)}}}" if choices else getattr(hint, "__name__", str(hint)).upper()
         settings.add_argument(f"--{option.name}", metavar=metavar, help=option.metadata["help"])
-    parser.add_argument("script", help="the Python file")
+    parser.add_argument("script", nargs="?", help="the Python file")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its own arguments")
     return parser
 
@@ -117,6 +121,11 @@ def settings_of(preset: str, changes: dict[str, Any]) -> TempBalanceConfig | Non
                 "preset."
             )
         return None
+    if preset not in PRESETS:
+        raise ValueError(
+            f"unknown preset {shown(preset)}. {nearest(preset, [PLAIN, *PRESETS])} {PLAIN} is plain training; "
+            "hf-tempbalance presets lists the methods."
+        )
     hints = get_type_hints(TempBalanceConfig)
     numbers = {name: number(value) for name, value in changes.items() if hints.get(name) is float}
     return TempBalanceConfig.preset(preset, **changes | numbers)

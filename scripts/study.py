@@ -24,10 +24,10 @@ from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
 from hf_tempbalance.huggingface.training_args import TempBalanceTrainingArguments
 from hf_tempbalance.study.command import make_job
 from hf_tempbalance.study.cost import Estimator, from_finished
-from hf_tempbalance.study.executors import Executor
+from hf_tempbalance.study.executors import LOG_NAME, Executor
 from hf_tempbalance.study.executors.local import LocalExecutor
 from hf_tempbalance.study.plan import Run, Study, matching
-from hf_tempbalance.study.runner import Outcome, Runner, choose, claim, has_ended, is_finished
+from hf_tempbalance.study.runner import RUNS_NAME, Outcome, Runner, choose, claim, has_ended, is_finished
 from hf_tempbalance.study.script_study import check_methods
 from hf_tempbalance.study.study_file import load_study
 from hf_tempbalance.study.values import curve_and_value
@@ -155,10 +155,11 @@ def seeds_command(options: argparse.Namespace) -> None:
 def finish(outcome: Outcome, folder: Path) -> None:
     for name, error in outcome.failed.items():
         print(printable(f"failed: {name}: {error}"))
-    print(
-        f"{outcome.finished} runs are finished, {len(outcome.failed)} failed. "
-        f"python scripts/study.py report {printable(folder)}"
-    )
+    if outcome.failed:  # the last line of a log is not all that a script has said
+        name = next(iter(outcome.failed))
+        print(f"More is in {printable(folder / RUNS_NAME / name / LOG_NAME)}")
+    after = f" python scripts/study.py report {printable(folder)}" if outcome.finished else ""
+    print(f"{outcome.finished} runs are finished, {len(outcome.failed)} failed.{after}")
     if outcome.failed:
         sys.exit(1)
 

@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hf-tempbalance", description="Look at the weight spectra of a model.")
+    about = "Train a script with and without TempBalance, compare runs, look at the weight spectra of a model."
+    parser = argparse.ArgumentParser(prog="hf-tempbalance", description=about)
     parser.add_argument("--version", action="version", version=f"hf-tempbalance {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     add_analyze(commands, MODEL_HELP)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..runs.checkpoints import last_complete_checkpoint
 from ..spectra.weights import Unreadable, Weight, find_weights
 from ..terminal import missing
 
@@ -104,7 +105,9 @@ def _file_of(path: Path) -> Path:
         if not found and any(inside.suffix in PICKLES for inside in path.iterdir()):
             path = next(inside for inside in sorted(path.iterdir()) if inside.suffix in PICKLES)
         elif not found:
-            raise ValueError(f"{path} has no safetensors file.")
+            newest, _ = last_complete_checkpoint(path)
+            hint = "" if newest is None else f" Its newest checkpoint is {newest}."
+            raise ValueError(f"{path} has no safetensors file.{hint}")
         else:
             return found[0]
     if path.suffix in PICKLES:

@@ -101,7 +101,9 @@ class Attachment:
             record.finish(failure if record is self.records[-1] else None, status)
         script = os.path.basename(self.about["script"])
         lines = list(dict.fromkeys(self.notes))
-        if not self.trainers:
+        if not self.trainers and failure is not None:
+            lines.append(f"{script} ended before it made a Trainer, so nothing was balanced or recorded.")
+        elif not self.trainers:
             lines.append(
                 f"{script} made no Trainer of transformers, so nothing was balanced or recorded. "
                 "A loop of your own takes TempBalancer, see docs/loop.md."

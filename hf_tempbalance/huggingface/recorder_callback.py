@@ -17,6 +17,7 @@ from transformers.trainer_callback import TrainerState
 from ..config import TempBalanceConfig
 from ..files import masked
 from ..runs.card_facts import DataFacts
+from ..runs.history import HISTORY_NAME
 from ..runs.results import RESULTS_NAME, read_results
 from .results_file import ResultsFile
 from .trained_on import base_model_of, data_facts
@@ -117,6 +118,9 @@ class RunRecorder(TrainerCallback):
                 self.records.remove(earlier)
             else:
                 earlier.make_way()
+        if self.tempbalance is None and not is_resumed and args.should_save:
+            with suppress(OSError):  # of an earlier, balanced run here: this one would be taken for it
+                (path.parent / HISTORY_NAME).unlink(missing_ok=True)
         data = getattr(train_dataloader, "dataset", None)
         config = self.config | {
             "tempbalance": self.tempbalance is not None,

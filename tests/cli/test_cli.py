@@ -174,6 +174,9 @@ def broken(folder: Path) -> dict[str, tuple[str, str]]:
     (folder / "pickles").mkdir()
     torch.save({}, folder / "pickles" / "pytorch_model.bin")
     (folder / "empty").mkdir()
+    (folder / "run" / "checkpoint-2").mkdir(parents=True)
+    save_file({"a": torch.zeros(4, 4)}, folder / "run" / "checkpoint-2" / "model.safetensors")
+    (folder / "run" / "checkpoint-2" / "trainer_state.json").write_text('{"global_step": 2}')
     save_file({"bias": torch.zeros(4)}, folder / "flat.safetensors")
     (folder / "index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
     (folder / "missing.json").write_text(json.dumps({"weight_map": {"a": "shard-2.safetensors"}}))
@@ -183,6 +186,7 @@ def broken(folder: Path) -> dict[str, tuple[str, str]]:
         str(folder / "old.bin"): "is a pickle, and reading one can run code. Save its weights as safetensors first",
         str(folder / "pickles"): "pytorch_model.bin is a pickle",
         str(folder / "empty"): "has no safetensors file",
+        str(folder / "run"): "checkpoint-2",
         str(folder / "flat.safetensors"): "There is nothing to analyse",
         str(folder / "index.json"): "names '../secret.safetensors', which is not a file beside it",
         str(folder / "missing.json"): "names shard-2.safetensors, which is not there",

@@ -132,6 +132,20 @@ def test_a_script_that_trains_nothing_is_told(tmp_path, text, said):
     assert not (tmp_path / "out" / "results.json").exists()
 
 
+def test_a_script_that_fails_before_it_makes_a_trainer_is_not_taken_for_a_loop_of_its_own(tmp_path):
+    ended = run_script(tmp_path, *BALANCE, script(tmp_path, "raise RuntimeError('no data')"))
+    assert ended.code == 1 and "script.py ended before it made a Trainer, so nothing was" in ended.err
+    assert "TempBalancer" not in ended.err
+
+
+def test_a_plain_run_in_the_folder_of_a_balanced_one_has_not_its_looks(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / HISTORY_NAME).write_text('{"step": 0}\n')
+    ended = run_script(tmp_path, "--preset", "none", script(tmp_path, "trainer('out').train()"))
+    assert ended.code == 0 and results(tmp_path / "out")["config"]["tempbalance"] is False
+    assert not (tmp_path / "out" / HISTORY_NAME).exists()
+
+
 def test_two_trainers_are_recorded_each_in_its_folder(tmp_path):
     ended = run_script(tmp_path, *BALANCE, script(tmp_path, "trainer('a').train()\ntrainer('b').train()"))
     assert ended.code == 0, ended.err
@@ -300,7 +314,7 @@ def test_every_setting_is_an_option_and_what_follows_the_script_is_the_script_s(
     [
         (["nowhere.py"], "nowhere.py does not exist. Give the Python file"),
         (["."], ". is a folder. Give the Python file"),
-        ([], "the following arguments are required: script"),
+        ([], "which script? Give the Python file that trains"),
         (["--min_rato=1", "x.py"], "unknown option '--min_rato=1'. Did you mean 'min_ratio'?"),
         (["--min_ratio=3", "x.py"], "min_ratio=3 is larger than max_ratio=1.5"),
         (["--min_ratio=much", "x.py"], "min_ratio='much' is not allowed: it must be a finite number"),
@@ -308,6 +322,7 @@ def test_every_setting_is_an_option_and_what_follows_the_script_is_the_script_s(
         (["--metric=*", "x.py"], "metric='*' is not allowed: it must be one of 'alpha'"),
         (["--preset=none", "--fit=median", "x.py"], "--preset none is plain training and has no settings"),
         (["--preset=nobody", "x.py"], "unknown preset 'nobody'. Allowed are"),
+        (["--preset=plain", "x.py"], "none is plain training; hf-tempbalance presets lists the methods."),
         (["--config=nowhere.yaml", "x.py"], "nowhere.yaml"),
         (["--config=bad.yaml", "x.py"], "bad.yaml is not YAML"),
         (["--config=list.yaml", "x.py"], "list.yaml must have one 'option: value' a line"),
