@@ -154,7 +154,7 @@ def _at_rate(collected: Collected, cell: dict[str, str], at: AtRate | str) -> Co
 
 def _near(at: AtRate) -> str:
     mean = f"Its {at.option} x mean multiplier is {at.wanted:.3g}"
-    return f"{mean}; {at.label} was run at {at.nearest:g}, a factor of {at.factor:.2f}."
+    return f'{mean}; the nearest runs of "{at.label}" have {at.nearest:g}, a factor of {at.factor:.2f}.'
 
 
 def _compare(

@@ -204,8 +204,8 @@ class Runner:
         """Run what is not finished. A run that fails is recorded with its error, and the rest goes on.
 
         Raises:
-            ValueError: another process runs this study; or a run has finished whose results can't count, and there is
-                none whose do: the others would be no better.
+            ValueError: another process runs this study; or a run has finished whose results can't count, or its script
+                has refused its flags, and there is none that counts: the others would be no better.
         """
         with locked(self.folder) as lock:
             try:
@@ -237,12 +237,19 @@ class Runner:
         return [run for run in runs.values() if self.only is None or fnmatch(run.name, self.only)]
 
     def _check_counts(self, run: Run) -> None:
-        result = result_of(self.folder, run)
-        if result is None or result["status"] != "finished":
+        result = result_of(self.folder, run) or {"status": "running"}
+        if result["status"] == "finished":
+            reason = why_not_counted(self.study, run, result)
+            what = f"{run.name} has finished and can't count: {reason}."
+        elif self.study.script is not None and "unrecognized arguments" in result.get("error", ""):  # argparse's words
+            reason = result["error"].removeprefix("exit code 2: ")
+            what = (
+                f"{self.study.script} refused its flags: {reason}. It must take --seed, --output_dir and the study's."
+            )
+        else:
             return
-        reason = why_not_counted(self.study, run, result)
         if reason is not None and not any(self._has_counted(other) for other in self.study.possible_runs()):
-            raise ValueError(f"{run.name} has finished and can't count: {reason}. The study has stopped.")
+            raise ValueError(f"{what} The study has stopped.")
 
     def _has_counted(self, run: Run) -> bool:
         result = result_of(self.folder, run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from hf_tempbalance.runs.results import RESULTS_NAME, read_results, write_result
 from hf_tempbalance.study.collect import collect
 from hf_tempbalance.study.command import SETTINGS_NAME, make_job
 from hf_tempbalance.study.cost import from_finished
+from hf_tempbalance.study.executors.local import LocalExecutor
 from hf_tempbalance.study.plan import METHOD, Study
 from hf_tempbalance.study.publish import publish
-from hf_tempbalance.study.runner import RUNS_NAME, choose, claim, epochs_of, has_ended, is_finished, record_end
+from hf_tempbalance.study.runner import RUNS_NAME, Runner, choose, claim, epochs_of, has_ended, is_finished, record_end
 from hf_tempbalance.study.script_study import check_methods
 from hf_tempbalance.study.study_file import load_study, read_study
 from hf_tempbalance.study.values import why_not_counted
@@ -327,3 +329,23 @@ def test_a_trial_that_failed_is_published_as_well_so_that_its_cell_has_its_value
     write_results(tmp_path / "out" / RUNS_NAME / study.trials()[1].name, failed)
     reason = collect(tmp_path / "out").left_out["none"]
     assert reason == "its learning_rate can't be chosen: no value has only trials that finished"
+
+
+def test_a_script_that_takes_no_seed_stops_the_study_at_its_first_run(tmp_path):
+    (tmp_path / "mine.py").write_text("import argparse\nargparse.ArgumentParser().parse_args()\n")
+    content = STUDY | {"train": {}, "axes": {"method": ["none"]}, "methods": {}, "cells": []}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    study, folder = load_study(tmp_path / "mine.yaml"), tmp_path / "out"
+    claim(study, folder)
+
+    class Quiet:
+        def update(self, *args) -> None:
+            pass
+
+        def ended(self, *args) -> None:
+            pass
+
+    runner = Runner(study, folder, partial(make_job, study, train="train.py"), LocalExecutor(fresh=True))
+    with pytest.raises(ValueError, match=r"refused its flags: .*--seed 1.* must take --seed, --output_dir"):
+        runner.run(Quiet())
+    assert [path.name for path in (folder / RUNS_NAME).iterdir()] == ["none--seed1"]

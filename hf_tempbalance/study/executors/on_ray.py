@@ -119,7 +119,8 @@ def connect(address: str | None) -> ModuleType:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"no Ray cluster at {address}: {' '.join(str(error).split())} {way_out}") from error
+        where = "was found" if address == "auto" else f"answers at {address}"
+        raise ValueError(f"no Ray cluster {where}: {' '.join(str(error).split())} {way_out}") from error
     return ray
 
 
