@@ -72,7 +72,11 @@ class EpochLines(ProgressCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero or logs is None:
+        if logs is None:
+            return
+        if args.disable_tqdm:  # in the place of PrinterCallback, which takes it out of the metrics themselves
+            logs.pop("total_flos", None)
+        if not state.is_world_process_zero:
             return
         if "train_runtime" in logs:
             self._print_line(args, state)

@@ -150,6 +150,7 @@ class Runner:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     process_group=0,  # what it starts ends with it
+                    preexec_fn=listen_to_ctrl_c,
                 )
             self.running[process.pid] = process
             is_over = False
@@ -225,6 +226,11 @@ def end(process: subprocess.Popen, patience: float) -> None:
     send(process, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):  # a hanging driver does not let it go; the day goes on
         process.wait(10)
+
+
+def listen_to_ctrl_c() -> None:
+    """In a part's process: a day that a shell has put in the background ignores Ctrl-C, and its parts would, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def send(process: subprocess.Popen, number: signal.Signals) -> None:
