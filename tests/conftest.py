@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 
 # Read when the libraries are imported, so they stand before any of them.
@@ -16,6 +17,8 @@ import torch
 
 collect_ignore = ["scripts_of_others", "fixtures"]  # no tests; they run as scripts
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+# A shell that starts the tests in its background has Ctrl-C ignored, by them and by what they start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -138,7 +138,6 @@ def test_ctrl_c_ends_the_parts_and_records_nothing_of_them(run, tmp_path):
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
     threading.Thread(target=interrupt).start()
     before = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
