@@ -30,6 +30,7 @@ def check_results(path: Path, results: dict[str, Any]) -> None:
     results["epochs"] = checked_log(path, "epochs", results.get("epochs", []))
     for name in ("config", "arguments", "environment"):
         _mapping(path, name, results.get(name, {}))
+    _mapping(path, "environment.versions", results.get("environment", {}).get("versions", {}))
     if not isinstance(results.get("config", {}).get("settings", {}), dict | None):
         raise damaged(path, "config.settings", results["config"]["settings"], "an object")
     if not is_number(rate := results.get("arguments", {}).get("learning_rate", 0)):
