@@ -66,15 +66,8 @@ def main() -> None:
         }
         results = ResultsCallback(masked(settings), is_resumed=checkpoint is not None)
         trainer.add_callback(results)
-        try:
+        with results.recording(trainer):
             train_and_measure(trainer, test, checkpoint, overwrite=options.overwrite_output_dir)
-        except KeyboardInterrupt:
-            results.finish(trainer, "interrupted")
-            raise
-        except BaseException as error:
-            results.finish(trainer, "failed", f"{type(error).__name__}: {error}")
-            raise
-        results.finish(trainer, "finished")
         if args.push_to_hub:
             trainer.push_to_hub(dataset=data.name, dataset_tags=data.id)
 

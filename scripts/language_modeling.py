@@ -21,20 +21,15 @@ from transformers import TrainingArguments
 
 from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
 from hf_tempbalance.tasks.language_modeling import RECIPE, LanguageArguments, check, make_trainer
-from hf_tempbalance.tasks.training import output_folder_for_us, train_and_measure
+from hf_tempbalance.tasks.training import run_task
 
 
 def main() -> None:
-    from transformers import set_seed
-
     parser = ConfigArgumentParser((LanguageArguments, TrainingArguments), description=__doc__)
     parser.set_defaults(**RECIPE)
     options, args = parser.parse()
     check(options)
-    with output_folder_for_us(args, overwrite=options.overwrite_output_dir) as checkpoint:
-        set_seed(args.seed)
-        trainer, test = make_trainer(options, args)
-        train_and_measure(trainer, test, checkpoint, overwrite=options.overwrite_output_dir)
+    run_task(options, args, make_trainer)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ Options come from the YAML file; flags win. The output folder gets the best and 
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from dataclasses import asdict
 
 from hf_tempbalance import TempBalanceConfig, TempBalanceTrainingArguments
 from hf_tempbalance.files import masked
 from hf_tempbalance.huggingface.parser import ConfigArgumentParser, run
-from hf_tempbalance.runs.output import checkpoint_to_resume, how_to_go_on, locked, remove_run
+from hf_tempbalance.runs.output import remove_run, telling_how_to_go_on
 from hf_tempbalance.tasks.image_classification import RECIPE, RunArguments, check, dataset_of, make_trainer
+from hf_tempbalance.tasks.training import output_folder_for_us
 
 
 def main() -> None:
@@ -29,12 +29,13 @@ def main() -> None:
     parser.set_defaults(**RECIPE)
     options, tempbalance, args = parser.parse()
     check(options)
-    # Of several processes of one run, the first speaks for all: the launcher ends the others with it.
-    with locked(args.output_dir) if args.process_index == 0 else nullcontext():
-        train(options, tempbalance, args)
+    with output_folder_for_us(args, overwrite=options.overwrite_output_dir) as checkpoint:
+        train(options, tempbalance, args, checkpoint)
 
 
-def train(options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalanceTrainingArguments) -> None:
+def train(
+    options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalanceTrainingArguments, checkpoint: str | None
+) -> None:
     """Train in an output folder that no other process is in."""
     from transformers import set_seed
 
@@ -42,9 +43,6 @@ def train(options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalan
     from hf_tempbalance.runs.card_facts import DataFacts
     from hf_tempbalance.tasks.data import SOURCES, Source
 
-    is_first = args.process_index == 0
-    overwrite = options.overwrite_output_dir or (not is_first and args.resume_from_checkpoint is None)
-    checkpoint = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, overwrite=overwrite)
     set_seed(args.seed)
     trainer = make_trainer(options, tempbalance, args)
     name, dataset_id = dataset_of(options.dataset)
@@ -57,18 +55,11 @@ def train(options: RunArguments, tempbalance: TempBalanceConfig, args: TempBalan
     }
     results = ResultsCallback(masked(settings), is_resumed=checkpoint is not None)
     trainer.add_callback(results)
-    if options.overwrite_output_dir and is_first:
+    if options.overwrite_output_dir and args.process_index == 0:
         remove_run(args.output_dir)
-    try:
+    with results.recording(trainer), telling_how_to_go_on(args.output_dir):
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
-    except KeyboardInterrupt as error:
-        results.finish(trainer, "interrupted")
-        raise KeyboardInterrupt(how_to_go_on(args.output_dir)) from error
-    except BaseException as error:
-        results.finish(trainer, "failed", f"{type(error).__name__}: {error}")
-        raise
-    results.finish(trainer, "finished")
     if args.push_to_hub:
         trainer.push_to_hub(dataset=name, dataset_tags=dataset_id)
 

@@ -19,6 +19,16 @@ from hf_tempbalance.study.study_file import load_study
 METHODS = {"plain": {}, "tempbalance": {"tempbalance": True}, "snr": {"optimizer": "sgd_snr"}}
 
 
+class Quiet:
+    """The progress of a study that nobody watches."""
+
+    def update(self, *args: Any) -> None:
+        pass
+
+    def ended(self, *args: Any) -> None:
+        pass
+
+
 def study_in(folder: Path, methods: dict[str, Any] = METHODS, **keys: Any) -> Study:
     """A claimed folder of a study with these methods, three seeds and what else is given."""
     content = {"name": "small", "axes": {"method": list(methods)}, "methods": methods, "seeds": [1, 2, 3]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,19 @@ class ResultsCallback(TrainerCallback):
     ) -> None:
         if self.file is not None:
             self.file.results.setdefault("predictions", []).append(dict(metrics))
+
+    @contextmanager
+    def recording(self, trainer: Any) -> Iterator[None]:
+        """Train inside this: however it ends, the file says so. What is raised stays raised."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.finish(trainer, "interrupted")
+            raise
+        except BaseException as error:
+            self.finish(trainer, "failed", f"{type(error).__name__}: {error}")
+            raise
+        self.finish(trainer, "finished")
 
     def finish(self, trainer: Any, status: str, error: str | None = None) -> None:
         """Write the last state of a run; ``status`` is "finished", "interrupted" or "failed"."""

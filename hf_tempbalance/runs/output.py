@@ -85,6 +85,15 @@ def remove_run(folder: str | Path) -> None:
             os.unlink(path)
 
 
+@contextmanager
+def telling_how_to_go_on(folder: str | Path) -> Iterator[None]:
+    """Train inside this: Ctrl-C then says how to go on, as `how_to_go_on` has it."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(how_to_go_on(folder)) from error
+
+
 def how_to_go_on(folder: str | Path) -> str:
     """What to do after Ctrl-C, for whoever stopped the run."""
     if last_complete_checkpoint(folder)[0] is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ..runs.output import checkpoint_to_resume, how_to_go_on, locked, remove_run
+from ..runs.output import checkpoint_to_resume, locked, remove_run, telling_how_to_go_on
 
 
 if TYPE_CHECKING:
@@ -29,6 +29,21 @@ def output_folder_for_us(args: TrainingArguments, *, overwrite: bool) -> Iterato
         yield checkpoint_to_resume(str(args.output_dir), args.resume_from_checkpoint, overwrite=overwrite)
 
 
+def run_task(options: Any, args: TrainingArguments, make_trainer: Callable[[Any, Any], tuple[Trainer, Any]]) -> None:
+    """A whole run of a task in its output folder.
+
+    Args:
+        options: the task's, with ``overwrite_output_dir``.
+        make_trainer: from options and arguments to the Trainer and the test split; called when the seed is set.
+    """
+    from transformers import set_seed
+
+    with output_folder_for_us(args, overwrite=options.overwrite_output_dir) as checkpoint:
+        set_seed(args.seed)
+        trainer, test = make_trainer(options, args)
+        train_and_measure(trainer, test, checkpoint, overwrite=options.overwrite_output_dir)
+
+
 def train_and_measure(trainer: Trainer, test: Any, checkpoint: str | None, *, overwrite: bool) -> None:
     """Train, keep the model, and measure it on the validation split and once on the test split.
 
@@ -47,10 +62,8 @@ def train_and_measure(trainer: Trainer, test: Any, checkpoint: str | None, *, ov
     folder = str(args.output_dir)
     if overwrite and args.process_index == 0:
         remove_run(folder)
-    try:
+    with telling_how_to_go_on(folder):
         trainer.train(resume_from_checkpoint=checkpoint)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(how_to_go_on(folder)) from error
     if args.save_strategy != "no":
         trainer.save_model()
     state = trainer.state  # a new one since training began

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from synthetic_study import Quiet
 
 from hf_tempbalance.runs.checkpoints import STATE_NAME
 from hf_tempbalance.runs.results import RESULTS_NAME, read_results, write_results
@@ -337,13 +338,6 @@ def test_a_script_that_takes_no_seed_stops_the_study_at_its_first_run(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     study, folder = load_study(tmp_path / "mine.yaml"), tmp_path / "out"
     claim(study, folder)
-
-    class Quiet:
-        def update(self, *args) -> None:
-            pass
-
-        def ended(self, *args) -> None:
-            pass
 
     runner = Runner(study, folder, partial(make_job, study, train="train.py"), LocalExecutor(fresh=True))
     with pytest.raises(ValueError, match=r"refused its flags: .*--seed 1.* must take --seed, --output_dir"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from synthetic_study import Quiet
 
 from hf_tempbalance.files import masked
 from hf_tempbalance.runs.results import RESULTS_NAME, write_results
@@ -169,13 +170,6 @@ def test_a_token_reaches_the_run_and_no_file(tmp_path):
     folder = tmp_path / "out"
     claim(study, folder)
 
-    class Quiet:
-        def update(self, *args) -> None:
-            pass
-
-        def ended(self, *args) -> None:
-            pass
-
     assert (
         Runner(study, folder, partial(make_job, study, train=str(script)), LocalExecutor(fresh=True))
         .run(Quiet())
@@ -256,13 +250,6 @@ def test_a_run_that_was_interrupted_is_not_finished_and_its_value_is_not_chosen(
     content = STUDY | {"axes": {"method": ["sgd"]}, "cells": [], "seeds": [1, 2]}
     study = load_study(file_of(tmp_path, content))
     claim(study, tmp_path / "out")
-
-    class Quiet:
-        def update(self, *args) -> None:
-            pass
-
-        def ended(self, *args) -> None:
-            pass
 
     outcome = Runner(
         study, tmp_path / "out", partial(make_job, study, train=str(script)), LocalExecutor(2, fresh=True)
