@@ -325,16 +325,3 @@ def test_what_the_alphas_of_a_script_are_drawn_from_is_published(tmp_path):
     publish(folder, kept)
     layers, same = ([measured.layers for measured in collect(place).finals] for place in (folder, kept))
     assert layers == same and sum(map(bool, layers)) == 2
-
-
-PUBLISHED = sorted(
-    path.parent for path in (Path(__file__).resolve().parents[2] / "docs" / "results").glob("*/study.json")
-)
-
-
-@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
-def test_the_committed_tables_are_those_of_the_committed_runs(folder, tmp_path):
-    written = write_tables(collect(folder), tmp_path)
-    assert {path.name for path in written} == {"table.md", "table.csv", "comparisons.csv", "table.tex"}
-    for path in written:
-        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
