@@ -98,6 +98,16 @@ class Study:
             return self.kept_version
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
+    def extends(self, other: Study) -> bool:
+        """Whether each run of ``other`` is a run of this study too, by its name and options, and judged alike."""
+        if (self.name, self.script, self.metric) != (other.name, other.script, other.metric):
+            return False
+        ours, theirs = (
+            {run.name: json.dumps(masked(run.options), sort_keys=True) for run in study.possible_runs()}
+            for study in (self, other)
+        )
+        return theirs.items() <= ours.items()
+
     def combinations(self) -> list[dict[str, str]]:
         """The cells of the study: a label of each axis."""
         return [dict(zip(self.axes, labels, strict=True)) for labels in itertools.product(*self.axes.values())]

@@ -46,22 +46,23 @@ class Outcome:
 
 
 def claim(study: Study, folder: Path) -> None:
-    """Make the folder this study's.
+    """Make the folder this study's, also one of an earlier version that this study has all the runs of.
 
     Raises:
-        ValueError: it belongs to another study or to another version of this one, or has files of something else.
+        ValueError: it belongs to another study or to a version with other runs, or has files of something else.
     """
     path = folder / STUDY_NAME
     if path.is_file():
         kept = read_study(folder)
-        if kept.version != study.version:
+        if kept.version != study.version and not study.extends(kept):
             theirs, ours = kept.to_dict(), study.to_dict()
             differing = [key for key in ours if theirs[key] != ours[key]] or ["what older versions kept"]
             raise ValueError(
                 f"{folder} belongs to study {kept.name!r}, version {kept.version}, and this is {study.name!r}, "
-                f"version {study.version}; they differ in {', '.join(differing)}. Use another --output_dir."
+                f"version {study.version}; they differ in {', '.join(differing)}, and not by more runs alone. Use "
+                "another --output_dir."
             )
-        if kept.controls != study.controls:  # of the report, not of the runs
+        if (kept.version, kept.controls) != (study.version, study.controls):
             _keep(study, path)
         return
     if folder.is_dir() and any(folder.iterdir()):

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from synthetic_study import fill, study_in
 
+from hf_tempbalance.study.collect import collect
 from hf_tempbalance.study.plan import matching
-from hf_tempbalance.study.study_file import load_study
+from hf_tempbalance.study.runner import is_finished
+from hf_tempbalance.study.study_file import load_study, read_study
 
 
 STUDIES = Path(__file__).resolve().parents[2] / "configs" / "studies"
@@ -166,3 +169,23 @@ def test_the_ablations_vary_one_setting_at_a_time():
             options = study.options_of({"architecture": architecture, "variant": variant})
             changed = {key for key in options if options[key] != plain.get(key)} - {"tempbalance"}
             assert len(changed) <= 1, variant
+
+
+def test_a_folder_takes_a_study_that_has_grown_and_keeps_what_is_finished(tmp_path):
+    folder, tune = tmp_path / "small", {"learning_rate": [0.1, 0.2], "seeds": [9]}
+    fill(folder, study_in(folder, tune=tune), lambda run: 50.0, held_out=lambda run: 100 * run.tuned)
+    wider = study_in(folder, tune=tune | {"learning_rate": [0.1, 0.2, 0.4]}, seeds=[1, 2, 3, 4])
+    assert read_study(folder).version == wider.version
+    missing = {run.name for run in wider.trials() if not is_finished(folder, run)}
+    assert missing and all("learning_rate=0.4" in name for name in missing)
+    assert collect(folder).study.tune.values == (0.1, 0.2, 0.4)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seeds": [1, 2]}, {"train": {"num_train_epochs": 9}}, {"tune": {"learning_rate": [0.1], "seeds": [9]}}]
+)
+def test_a_folder_refuses_a_study_in_which_finished_runs_have_no_place(tmp_path, change):
+    folder = tmp_path / "small"
+    study_in(folder, tune={"learning_rate": [0.1, 0.2], "seeds": [9]})
+    with pytest.raises(ValueError, match="they differ in .*, and not by more runs alone"):
+        study_in(folder, **{"tune": {"learning_rate": [0.1, 0.2], "seeds": [9]}} | change)
