@@ -69,7 +69,11 @@ class Blocks:
 
     def text(self, name: str) -> str:
         kind, _, study = name.partition(" of ")
-        lines = self.claims() if kind == "claims" else getattr(self, kind)(*self.study(study))
+        if kind == "claims":
+            lines = self.claims()
+        else:
+            table = self.methods if kind == "methods" else self.comparisons
+            lines = table(*self.study(study))
         return "\n".join(["", *lines, "", ""])
 
     def claims(self) -> list[str]:
