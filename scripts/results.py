@@ -78,7 +78,7 @@ class Blocks:
 
     def claims(self) -> list[str]:
         """What others have written and what came out here, a line for each."""
-        header = ["claim", "our setting", "difference", "verdict", "seeds", "would show", "this takes"]
+        header = ["claim", "our setting", "difference [95 %]", "verdict", "seeds for it"]
         return tables.markdown_table(header, list(map(self._claim, self._claims())))
 
     def methods(self, collected: Collected, comparisons: list[Comparison]) -> list[str]:
@@ -113,17 +113,21 @@ class Blocks:
     def _claim(self, claim: dict[str, Any]) -> list[str]:
         name, cell, kind = claim["study"], claim["cell"], claim.get("against", "baseline")
         if not (self.results / name / STUDY_NAME).is_file():
-            return [claim["claim"], f"{claim['setting']} ([announced](plan.md#{name}))", "", "not run yet", "", "", ""]
-        setting = f"{claim['setting']} ([`{name}`]({name}.md))"
+            return [claim["claim"], claim["setting"], "", f"[not run yet](plan.md#{name})", ""]
         collected, comparisons = self.study(name)
         found = [one for one in comparisons if one.cell == cell and one.kind == kind]
         if len(found) != 1:
             raise ValueError(f"claims.yaml: {name} has {len(found)} comparisons of {cell} with {kind}, not one.")
-        display = display_of(collected.study)
-        unit = f" {display.unit_of_difference}".rstrip()
-        difference = f"{display.interval(found[0].difference, signed=True)}{unit}"
-        seeds, smallest, needed = tables.power_cells(collected, found[0])
-        return [claim["claim"], setting, difference, escape(found[0].verdict), seeds, smallest, f"{needed} seeds"]
+        display, seen = display_of(collected.study), found[0].difference
+        mean, low, high = (display.number(value, seen.sd, signed=True) for value in (seen.mean, seen.low, seen.high))
+        verdict = f"[{escape(found[0].verdict)}]({name}.md)"
+        return [
+            claim["claim"],
+            claim["setting"],
+            f"{mean} [{low}, {high}]",
+            verdict,
+            tables.power_cells(collected, found[0])[2],
+        ]
 
 
 if __name__ == "__main__":
