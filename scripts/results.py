@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import yaml
 
 from hf_tempbalance.files import write_whole
 from hf_tempbalance.huggingface.parser import run
-from hf_tempbalance.runs.markdown import escape
 from hf_tempbalance.study import tables
 from hf_tempbalance.study.collect import Collected, collect
 from hf_tempbalance.study.comparisons import Comparison, compare
@@ -31,6 +29,7 @@ from hf_tempbalance.study.study_file import STUDY_NAME
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 BLOCK = re.compile(r"(<!-- (claims|(?:methods|comparisons) of \w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+Studies = dict[str, tuple[Collected, list[Comparison]]]  # by name
 
 
 def main() -> None:
@@ -45,89 +44,68 @@ def rebuild(results: Path, *, pictures: bool) -> None:
     """Write the report of each study in ``results`` into its folder, and the tables of the pages.
 
     Raises:
-        ValueError: a block or a claim is about a comparison that no committed study has.
+        ValueError: a block or a claim is about a study or a comparison that is not there.
     """
+    studies: Studies = {}
     for folder in sorted(path.parent for path in results.glob(f"*/{STUDY_NAME}")):
         collected = collect(folder)
+        studies[folder.name] = (collected, compare(collected))
         write_tables(collected, folder)
         if pictures:
             from hf_tempbalance.study.pictures import write_pictures
 
             write_pictures(collected, folder, folder)
-    blocks = Blocks(results)
+    claims = yaml.safe_load((results / "claims.yaml").read_text("utf-8"))
     for page in sorted(results.glob("*.md")):
         text = page.read_text("utf-8")
-        write_whole(page, BLOCK.sub(lambda found: found[1] + blocks.text(found[2]) + found[3], text))
+        write_whole(page, BLOCK.sub(lambda found: found[1] + block(found[2], studies, claims) + found[3], text))
 
 
-class Blocks:
-    """The tables of the pages, by what stands in their first line."""
+def block(name: str, studies: Studies, claims: list[dict[str, Any]]) -> str:
+    """What stands between two marks of a page; name: what the first one says."""
+    kind, _, study = name.partition(" of ")
+    if study and study not in studies:
+        raise ValueError(f"{name}: there is no such study. Publish it, or take the block out of its page.")
+    if kind == "claims":
+        lines = claims_table(claims, studies)
+    else:
+        lines = (methods_table if kind == "methods" else comparisons_table)(*studies[study])
+    return "\n".join(["", *lines, "", ""])
 
-    def __init__(self, results: Path) -> None:
-        self.results = results
-        self.study = cache(self._study)
 
-    def text(self, name: str) -> str:
-        kind, _, study = name.partition(" of ")
-        if kind == "claims":
-            lines = self.claims()
-        else:
-            table = self.methods if kind == "methods" else self.comparisons
-            lines = table(*self.study(study))
-        return "\n".join(["", *lines, "", ""])
+def claims_table(claims: list[dict[str, Any]], studies: Studies) -> list[str]:
+    """What others have written and what came out here, a line for each."""
+    header = ["claim", "our setting", "difference [95 %]", "verdict", "seeds for it"]
+    return tables.markdown_table(header, [[c["claim"], c["setting"], *outcome(c, studies)] for c in claims])
 
-    def claims(self) -> list[str]:
-        """What others have written and what came out here, a line for each."""
-        header = ["claim", "our setting", "difference [95 %]", "verdict", "seeds for it"]
-        return tables.markdown_table(header, list(map(self._claim, self._claims())))
 
-    def methods(self, collected: Collected, comparisons: list[Comparison]) -> list[str]:
-        """Each method at its best rate beside the baseline."""
-        display, study = display_of(collected.study), collected.study
-        ((axis, baseline),) = study.baseline.items()
-        tuned = [study.tune.option] if study.tune else []
-        header = [*study.axes, *tuned, "runs", display.label, f"minus {baseline} [95 %]", "verdict"]
-        body = []
-        for row in tables.rows(collected, comparisons):
-            against = row.against
-            difference = display.interval(against.difference, signed=True) if against else ""
-            mean = f"{display.number(row.last.mean, row.last.sd)} +- {display.number(row.last.sd, row.last.sd)}"
-            verdict = escape(against.verdict if against else "baseline")
-            body.append([*row.labels, *([row.tuned] if tuned else []), str(row.runs), mean, difference, verdict])
-        return tables.markdown_table(header, body)
+def outcome(claim: dict[str, Any], studies: Studies) -> list[str]:
+    """Difference, verdict and seeds for the difference, with a link to the study's page, or to the plan of it."""
+    name, cell, kind = claim["study"], claim["cell"], claim.get("against", "baseline")
+    if name not in studies:
+        return ["", f"[not run yet](plan.md#{name})", ""]
+    collected, comparisons = studies[name]
+    found = [one for one in comparisons if one.cell == cell and one.kind == kind]
+    if len(found) != 1:
+        raise ValueError(f"claims.yaml: {name} has {len(found)} comparisons of {cell} with {kind}, not one.")
+    difference = display_of(collected.study).interval(found[0].difference, signed=True)
+    return [difference, f"[{found[0].verdict}]({name}.md)", found[0].seeds_needed_as_text]
 
-    def comparisons(self, collected: Collected, comparisons: list[Comparison]) -> list[str]:
-        """Every method that has been compared with something else than the baseline."""
-        return tables.markdown_table(
-            tables.comparison_header(collected),
-            [tables.comparison_cells(collected, one) for one in comparisons if one.kind != "baseline"],
-        )
 
-    def _study(self, name: str) -> tuple[Collected, list[Comparison]]:
-        collected = collect(self.results / name)
-        return collected, compare(collected)
+def methods_table(collected: Collected, comparisons: list[Comparison]) -> list[str]:
+    """Each method at its best rate beside the baseline: the columns of the report that say so."""
+    names, option = tables.header(collected), collected.study.tune and collected.study.tune.option
+    kept = [*collected.study.axes, option, "runs", "last", "difference", "against the baseline"]
+    columns = [names.index(name) for name in kept if name]
+    rows = [tables.cells_of(collected, row) for row in tables.rows(collected, comparisons)]
+    return tables.markdown_table([names[n] for n in columns], [[row[n] for n in columns] for row in rows])
 
-    def _claims(self) -> list[dict[str, Any]]:
-        return list(yaml.safe_load((self.results / "claims.yaml").read_text("utf-8")))
 
-    def _claim(self, claim: dict[str, Any]) -> list[str]:
-        name, cell, kind = claim["study"], claim["cell"], claim.get("against", "baseline")
-        if not (self.results / name / STUDY_NAME).is_file():
-            return [claim["claim"], claim["setting"], "", f"[not run yet](plan.md#{name})", ""]
-        collected, comparisons = self.study(name)
-        found = [one for one in comparisons if one.cell == cell and one.kind == kind]
-        if len(found) != 1:
-            raise ValueError(f"claims.yaml: {name} has {len(found)} comparisons of {cell} with {kind}, not one.")
-        display, seen = display_of(collected.study), found[0].difference
-        mean, low, high = (display.number(value, seen.sd, signed=True) for value in (seen.mean, seen.low, seen.high))
-        verdict = f"[{escape(found[0].verdict)}]({name}.md)"
-        return [
-            claim["claim"],
-            claim["setting"],
-            f"{mean} [{low}, {high}]",
-            verdict,
-            tables.power_cells(collected, found[0])[2],
-        ]
+def comparisons_table(collected: Collected, comparisons: list[Comparison]) -> list[str]:
+    """Every method that has been compared with something else than the baseline."""
+    others = [one for one in comparisons if one.kind != "baseline"]
+    body = [tables.comparison_cells(collected, one) for one in others]
+    return tables.markdown_table(tables.comparison_header(collected), body)
 
 
 if __name__ == "__main__":

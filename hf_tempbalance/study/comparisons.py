@@ -9,7 +9,7 @@ from ..runs.intervals import Interval, paired_difference
 from .collect import Collected, Measured
 from .controls import NEAR, AtRate, at_rate, controls
 from .display import display_of
-from .statistics import LEVEL, detectable, holm, p_value, seeds_needed
+from .statistics import LEVEL, MOST_SEEDS, detectable, holm, p_value, seeds_needed
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ class Comparison:
     def seeds_needed(self) -> int | None:
         """Seeds that would show a true difference as large as the mean of these pairs; None if too many or unknown."""
         return seeds_needed(self.difference.mean, self.difference.sd) if math.isfinite(self.p) else None
+
+    @property
+    def seeds_needed_as_text(self) -> str:
+        """The same for a table: "31", "more than 1000", and "-" without a p value."""
+        return "-" if math.isnan(self.p) else str(self.seeds_needed or f"more than {MOST_SEEDS}")
 
 
 def compare(collected: Collected) -> list[Comparison]:

@@ -14,7 +14,6 @@ from .comparisons import Comparison, compare, gain_at
 from .controls import without_method
 from .display import display_of
 from .plan import Tuning
-from .statistics import MOST_SEEDS
 from .tables import Row, markdown_table
 
 
@@ -87,8 +86,7 @@ def _power(collected: Collected, one: Comparison) -> str:
     display, n, sd = display_of(collected.study), len(collected.study.seeds), one.difference.sd
     smallest = f"{display.number(one.detectable(n), sd)} {display.unit_of_difference}".rstrip()
     text = f"With this spread, {n} seeds would show a difference of {smallest}"
-    needed = one.seeds_needed or f"more than {MOST_SEEDS}"
-    return f"{text}, and one of {display.number(abs(one.difference.mean), sd)} needs {needed}"
+    return f"{text}, and one of {display.number(abs(one.difference.mean), sd)} needs {one.seeds_needed_as_text}"
 
 
 def _limits(collected: Collected, row: Row) -> list[str]:

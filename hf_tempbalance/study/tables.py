@@ -13,7 +13,7 @@ from ..runs.intervals import Interval, half_width, interval
 from .collect import Collected, Measured
 from .comparisons import Comparison
 from .display import display_of
-from .statistics import MOST_SEEDS, detectable
+from .statistics import detectable
 
 
 @dataclass(frozen=True)
@@ -143,28 +143,19 @@ def comparison_header(collected: Collected) -> list[str]:
 
 def comparison_cells(collected: Collected, comparison: Comparison) -> list[str]:
     """The comparison as text."""
-    pairs, smallest, needed = power_cells(collected, comparison)
+    display, n = display_of(collected.study), comparison.difference.n
+    smallest = comparison.detectable(len(collected.study.seeds))
     return [
         *comparison.cell.values(),
         comparison.name,
-        pairs,
-        display_of(collected.study).interval(comparison.difference, signed=True),
+        f"{n} ({comparison.diverged} diverged)" if comparison.diverged else str(n),
+        display.interval(comparison.difference, signed=True),
         _p(comparison.p),
         _p(comparison.holm),
         comparison.verdict,
-        smallest,
-        needed,
+        display.number(smallest, comparison.difference.sd),
+        comparison.seeds_needed_as_text,
     ]
-
-
-def power_cells(collected: Collected, comparison: Comparison) -> tuple[str, str, str]:
-    """Pairs, the difference that the study's seeds would show, and the seeds that the one seen would take, as text."""
-    n, smallest = comparison.difference.n, comparison.detectable(len(collected.study.seeds))
-    return (
-        f"{n} ({comparison.diverged} diverged)" if comparison.diverged else str(n),
-        display_of(collected.study).number(smallest, comparison.difference.sd),
-        "-" if math.isnan(comparison.p) else str(comparison.seeds_needed or f"more than {MOST_SEEDS}"),
-    )
 
 
 def csv_table(collected: Collected, table: list[Row]) -> str:
