@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -9,12 +10,16 @@ import pytest
 from results import BLOCK, RESULTS, rebuild
 
 from hf_tempbalance.study.collect import collect
+from hf_tempbalance.study.runner import RUNS_NAME, claim, is_finished
+from hf_tempbalance.study.study_file import load_study, read_study
 from hf_tempbalance.study.tables import edge
 
 
 STUDIES = sorted(path.parent for path in RESULTS.glob("*/study.json"))
 PAGES = sorted(path for path in RESULTS.glob("*.md") if path.name != "plan.md")  # numbers of before, from no run here
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)", flags=re.DOTALL)
+UNFINISHED = sorted(path.parent for path in RESULTS.glob("unfinished/*/study.json"))
+CONFIGS = RESULTS.parents[1] / "configs" / "studies"
 MOST_BYTES = 30e6
 
 
@@ -58,6 +63,19 @@ def test_a_study_has_its_page_and_pictures(folder):
     page = folder.with_suffix(".md").read_text("utf-8")
     for name in ("table.md", "gains.png", "seeds.png"):
         assert (folder / name).is_file() and f"{folder.name}/{name}" in page
+
+
+@pytest.mark.parametrize("folder", UNFINISHED, ids=lambda folder: folder.name)
+def test_an_unfinished_study_goes_on_from_a_copy(folder, tmp_path):
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    train = read_study(folder).train
+    data = [f"{key}={json.dumps(train[key])}" for key in ("dataset", "dataset_config") if key in train]
+    study = load_study(CONFIGS / f"{folder.name}.yaml", data)
+    claim(study, copy)
+    done = {run.name for run in study.possible_runs() if is_finished(copy, run)}
+    assert done == {path.name for path in (copy / RUNS_NAME).iterdir()}
+    assert not (RESULTS / folder.name).exists()
 
 
 def test_what_is_committed_is_small():
