@@ -20,6 +20,7 @@ PAGES = sorted(path for path in RESULTS.glob("*.md") if path.name != "plan.md") 
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)", flags=re.DOTALL)
 UNFINISHED = sorted(path.parent for path in RESULTS.glob("unfinished/*/study.json"))
 CONFIGS = RESULTS.parents[1] / "configs" / "studies"
+GIVEN = ("dataset", "dataset_config", "model_name_or_path")  # local copies of what a study file names
 MOST_BYTES = 30e6
 
 
@@ -70,7 +71,7 @@ def test_an_unfinished_study_goes_on_from_a_copy(folder, tmp_path):
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy)
     train = read_study(folder).train
-    data = [f"{key}={json.dumps(train[key])}" for key in ("dataset", "dataset_config") if key in train]
+    data = [f"{key}={json.dumps(train[key])}" for key in GIVEN if key in train]
     study = load_study(CONFIGS / f"{folder.name}.yaml", data)
     claim(study, copy)
     done = {run.name for run in study.possible_runs() if is_finished(copy, run)}
