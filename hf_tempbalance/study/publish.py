@@ -28,14 +28,17 @@ def publish(source: Path, target: Path) -> None:
 
     Raises:
         FileNotFoundError: ``source`` is not a study's folder.
-        ValueError: no run is finished, or ``target`` is ``source`` itself or has another study.
+        ValueError: no run is finished, or ``target`` is ``source`` itself, another study's, or that of a version with
+            runs that this one has not.
     """
     if target.resolve() == source.resolve():  # the copies have less, and would take the place of what they are of
         raise ValueError(f"{target} is the study's own folder. Publish it into another one.")
     collected = collect(source)
     kept = target / STUDY_NAME
-    if kept.is_file() and read_study(target).version != collected.study.version:
-        raise ValueError(f"{target} has another study, or another version of this one. Use another folder.")
+    if kept.is_file():
+        earlier = read_study(target)
+        if earlier.version != collected.study.version and not collected.study.extends(earlier):
+            raise ValueError(f"{target} has another study, or runs that this one has not. Use another folder.")
     target.mkdir(parents=True, exist_ok=True)
     write_json(kept, _public(source / STUDY_NAME))
     with_history = {run.name for run in first_with_history(collected, source).values()}

@@ -19,6 +19,7 @@ from hf_tempbalance.study.plan import Run
 from hf_tempbalance.study.publish import publish
 from hf_tempbalance.study.report import markdown, write_tables
 from hf_tempbalance.study.runner import RUNS_NAME
+from hf_tempbalance.study.study_file import read_study
 from hf_tempbalance.study.tables import Row, csv_comparisons, csv_table, rows
 
 
@@ -247,6 +248,18 @@ def test_another_study_is_not_published_over_it(tmp_path):
     fill(other, study_in(other, seeds=[1, 2]), last)
     with pytest.raises(ValueError, match="has another study"):
         publish(other, kept)
+
+
+def test_a_study_is_published_over_its_own_smaller_grid(tmp_path):
+    folder, kept = tmp_path / "small", tmp_path / "kept"
+    fill(folder, study_in(folder, tune={"learning_rate": [0.1, 0.2], "seeds": [1]}), last)
+    publish(folder, kept)
+    wider = study_in(folder, tune={"learning_rate": [0.1, 0.2, 0.4], "seeds": [1]})
+    fill(folder, wider, last)
+    publish(folder, kept)
+    assert read_study(kept).version == wider.version
+    ours, copies = (sorted(path.name for path in (root / RUNS_NAME).iterdir()) for root in (folder, kept))
+    assert copies == ours
 
 
 def test_a_study_is_not_published_over_itself(tmp_path):
