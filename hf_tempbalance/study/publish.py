@@ -9,10 +9,10 @@ from typing import Any
 
 from ..files import finite, masked, read_json, write_json, write_whole
 from ..runs.history import HISTORY_NAME
-from ..runs.results import RESULTS_NAME, read_results
+from ..runs.results import RESULTS_NAME
 from .collect import collect, first_with_history
 from .compact import compact_results, copy_history
-from .runner import RUNS_NAME
+from .runner import RUNS_NAME, has_ended
 from .study_file import STUDY_NAME, read_study
 
 
@@ -22,7 +22,7 @@ INSIDE = re.compile(r"(?<![\w./~-])(file://)?~?(/[\w.@+-]+){2,}/?")
 
 
 def publish(source: Path, target: Path) -> None:
-    """Copy study.json, every run's results.json, also of those that failed, and the first history of each cell.
+    """Copy study.json, the results.json of each run that finished or failed, and the first history of each cell.
 
     Checkpoints stay where they are. In both files paths of the machine are cut to their last part, secrets masked.
 
@@ -45,9 +45,7 @@ def publish(source: Path, target: Path) -> None:
     layers = {one.run.name: one.layers for one in (*collected.trials, *collected.finals)}
     for run in collected.study.possible_runs():
         path = source / RUNS_NAME / run.name
-        try:
-            read_results(path)
-        except (OSError, ValueError):  # not run, or damaged
+        if not has_ended(source, run):  # not run, under way, interrupted, or damaged
             continue
         # Those that failed as well: a cell's value is chosen when all its trials have ended.
         results = compact_results(_public(path / RESULTS_NAME))

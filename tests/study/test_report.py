@@ -262,6 +262,17 @@ def test_a_study_is_published_over_its_own_smaller_grid(tmp_path):
     assert copies == ours
 
 
+def test_a_run_that_is_under_way_is_not_published(tmp_path):
+    folder, kept = tmp_path / "small", tmp_path / "kept"
+    study = study_in(folder)
+    fill(folder, study, last)
+    for run, status in zip(study.finals({}), ("running", "interrupted", "failed"), strict=False):
+        write_results(folder / RUNS_NAME / run.name, results(run.seed, 50.0, status=status))
+    publish(folder, kept)
+    left = {run.name for run in study.finals({})} - {path.name for path in (kept / RUNS_NAME).iterdir()}
+    assert left == {run.name for run in study.finals({})[:2]}
+
+
 def test_a_study_is_not_published_over_itself(tmp_path):
     fill(tmp_path / "small", study_in(tmp_path / "small"), last)
     with pytest.raises(ValueError, match="is the study's own folder. Publish it into another one"):
