@@ -56,9 +56,8 @@ class Record(ResultsFile):
             logger.warning("%s can't be written (%s): this run is not recorded.", self.path, error.strerror)
 
     def end(self) -> None:
-        """Training is over; evaluations and predictions may follow."""
+        """Training is over. The status stays "running": evaluations and predictions may follow, and be cut off."""
         self.stop_clock()
-        self.results["status"] = "finished"
         self.write()
 
     def make_way(self) -> None:
@@ -76,8 +75,7 @@ class Record(ResultsFile):
         if self.is_running:
             self.stop_clock()
             error = error or "training did not come to its end"
-        if error is not None:
-            self.results |= {"status": status, "error": error}
+        self.results |= {"status": "finished"} if error is None else {"status": status, "error": error}
         self.write()
 
 
@@ -113,6 +111,8 @@ class RunRecorder(TrainerCallback):
         trial = (state.trial_name or f"run-{self.trials - 1}") if state.is_hyper_param_search else ""
         path = output_folder(args) / trial / RESULTS_NAME
         is_resumed = state.global_step > 0
+        for trained in [record for record in self.records if not record.is_running]:
+            trained.finish(None)  # what the script has measured of it is there when it trains the next
         for earlier in [record for record in self.records if record.path == path]:
             if is_resumed:
                 self.records.remove(earlier)

@@ -109,7 +109,7 @@ def record_end(folder: Path, run: Run, code: int, why: str = "") -> None:
 
     Args:
         code: that its process ended with, negative for a signal. One that ended with 0 and has no results made no
-            Trainer, or put them elsewhere.
+            Trainer, or put them elsewhere; one whose results are still "running" left Python on the way (os._exit).
         why: it ended so, where that is not in its log.
     """
     target = folder / RUNS_NAME / run.name
@@ -122,15 +122,17 @@ def record_end(folder: Path, run: Run, code: int, why: str = "") -> None:
         if code:  # the script's own last words, and not what has been left of the run
             lines = [line for line in lines if not line.startswith(f"{PROG}: ")]
         why = lines[-1] if lines else "no output"
-    write_results(target, result | {"status": "failed", "error": f"{_ending(code)}: {why}"})
+    write_results(target, result | {"status": "failed", "error": f"{_ending(code, result)}: {why}"})
 
 
-def _ending(code: int) -> str:
+def _ending(code: int, result: dict[str, Any]) -> str:
     if code == -signal.SIGKILL:
         return "killed by signal 9, probably out of memory"
     if code < 0:
         return f"killed by signal {-code}"
-    return f"exit code {code}" if code else f"it ended without {RESULTS_NAME} in its folder"
+    if code == 0 and "status" not in result:
+        return f"it ended without {RESULTS_NAME} in its folder"
+    return f"exit code {code}" if code else "exit code 0 before its script was over"
 
 
 def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> dict[tuple[str, ...], Any]:

@@ -99,6 +99,19 @@ def test_evaluations_of_every_prefix_are_recorded_and_compared(tmp_path):
     assert measure(read_run(tmp_path / "a"), "test_loss").value == results(tmp_path / "a")["epochs"][-1]["test_loss"]
 
 
+def test_a_run_that_is_killed_while_it_is_evaluated_after_training_has_not_finished(tmp_path):
+    text = "import os\nt = trainer('a')\nt.train()\nos.kill(os.getpid(), 9)\nt.evaluate()"
+    assert run_script(tmp_path, "--preset", "none", script(tmp_path, text)).code == -9
+    assert results(tmp_path / "a")["status"] == "running"
+
+
+def test_a_run_has_finished_when_the_script_trains_the_next(tmp_path):
+    text = "import os\nt = trainer('a')\nt.train()\nt.evaluate()\ntrainer('b').train()\nos.kill(os.getpid(), 9)"
+    assert run_script(tmp_path, "--preset", "none", script(tmp_path, text)).code == -9
+    assert [results(tmp_path / name)["status"] for name in "ab"] == ["finished", "running"]
+    assert results(tmp_path / "a")["epochs"][-1]["eval_loss"] > 0
+
+
 def test_a_run_that_was_interrupted_says_so(tmp_path):
     text = FAILING.replace('RuntimeError("out of patience")', "KeyboardInterrupt")
     ended = run_script(tmp_path, "--preset", "none", script(tmp_path, text + "trainer('a', callbacks=[Stop]).train()"))

@@ -273,17 +273,19 @@ def test_results_that_can_not_count_say_why(tmp_path, kept, reason):
 
 
 def test_a_run_that_ended_without_results_is_recorded_with_the_last_line_of_its_log(tmp_path):
-    study = load(tmp_path, axes={"method": ["none"]}, cells=None)
-    run, other = study.finals({})
-    for code, one in ((0, run), (2, other)):
+    study = load(tmp_path, axes={"method": ["none"]}, cells=None, seeds=[1, 2, 3])
+    runs = run, other, left = study.finals({})
+    write_results(tmp_path / RUNS_NAME / left.name, {"status": "running"})
+    for code, one in zip((0, 2, 0), runs, strict=True):
         target = tmp_path / RUNS_NAME / one.name
-        target.mkdir(parents=True)
+        target.mkdir(parents=True, exist_ok=True)
         (target / "log.txt").write_text("mine.py: error: no such flag\nhf-tempbalance run: mine.py made no Trainer\n")
         record_end(tmp_path, one, code, "")
-    errors = [read_results(tmp_path / RUNS_NAME / one.name)["error"] for one in (run, other)]
+    errors = [read_results(tmp_path / RUNS_NAME / one.name)["error"] for one in runs]
     assert errors == [
         "it ended without results.json in its folder: hf-tempbalance run: mine.py made no Trainer",
         "exit code 2: mine.py: error: no such flag",
+        "exit code 0 before its script was over: hf-tempbalance run: mine.py made no Trainer",
     ]
 
 
