@@ -111,8 +111,9 @@ class RunRecorder(TrainerCallback):
         trial = (state.trial_name or f"run-{self.trials - 1}") if state.is_hyper_param_search else ""
         path = output_folder(args) / trial / RESULTS_NAME
         is_resumed = state.global_step > 0
-        for trained in [record for record in self.records if not record.is_running]:
-            trained.finish(None)  # what the script has measured of it is there when it trains the next
+        for earlier in self.records:
+            if not earlier.is_running:
+                earlier.finish(None)  # what the script measures of it is there when it trains the next
         for earlier in [record for record in self.records if record.path == path]:
             if is_resumed:
                 self.records.remove(earlier)
