@@ -112,7 +112,7 @@ class RunRecorder(TrainerCallback):
         path = output_folder(args) / trial / RESULTS_NAME
         is_resumed = state.global_step > 0
         for earlier in self.records:
-            if not earlier.is_running:
+            if not earlier.is_running and earlier.results["status"] == "running":
                 earlier.finish(None)  # what the script measures of it is there when it trains the next
         for earlier in [record for record in self.records if record.path == path]:
             if is_resumed:

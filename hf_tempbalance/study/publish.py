@@ -35,10 +35,8 @@ def publish(source: Path, target: Path) -> None:
         raise ValueError(f"{target} is the study's own folder. Publish it into another one.")
     collected = collect(source)
     kept = target / STUDY_NAME
-    if kept.is_file():
-        earlier = read_study(target)
-        if earlier.version != collected.study.version and not collected.study.extends(earlier):
-            raise ValueError(f"{target} has another study, or runs that this one has not. Use another folder.")
+    if kept.is_file() and not collected.study.extends(read_study(target)):
+        raise ValueError(f"{target} has another study, or runs that this one has not. Use another folder.")
     target.mkdir(parents=True, exist_ok=True)
     write_json(kept, _public(source / STUDY_NAME))
     with_history = {run.name for run in first_with_history(collected, source).values()}

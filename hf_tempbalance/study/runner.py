@@ -54,7 +54,7 @@ def claim(study: Study, folder: Path) -> None:
     path = folder / STUDY_NAME
     if path.is_file():
         kept = read_study(folder)
-        if kept.version != study.version and not study.extends(kept):
+        if not study.extends(kept):
             theirs, ours = kept.to_dict(), study.to_dict()
             differing = [key for key in ours if theirs[key] != ours[key]] or ["what older versions kept"]
             raise ValueError(
@@ -130,9 +130,13 @@ def _ending(code: int, result: dict[str, Any]) -> str:
         return "killed by signal 9, probably out of memory"
     if code < 0:
         return f"killed by signal {-code}"
-    if code == 0 and "status" not in result:
-        return f"it ended without {RESULTS_NAME} in its folder"
-    return f"exit code {code}" if code else "exit code 0 before its script was over"
+    if code:
+        return f"exit code {code}"
+    return (
+        "exit code 0 before its script was over"
+        if "status" in result
+        else f"it ended without {RESULTS_NAME} in its folder"
+    )
 
 
 def choose(study: Study, folder: Path, *, has_ended: Callable[[Run], bool]) -> dict[tuple[str, ...], Any]:
