@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
         raise KeyboardInterrupt(f"--continue {folder} goes on.") from error
     print(f"{', '.join(f'{count} {status}' for status, count in ended.items())}; {time.monotonic() - begun:.0f} s.")
     if options.tiny and set(ended) - {"measured", "kept", "skipped"}:
-        raise ValueError("the dry run did not get through: see the lines above, and STAGE.json for the whole output.")
+        raise ValueError("the dry run did not get through: see what the parts printed, above.")
 
 
 def folder_of(options: argparse.Namespace) -> Path:

@@ -113,6 +113,8 @@ class Runner:
         self.write(stage, part, record)
         reason = f": {record['reason']}" if record.get("reason") else ""
         self.tell(f"{stage.name}, {part.name}: {record['status']}, {record['seconds']:.0f} s{reason}")
+        if self.day.tiny and "output" in record:  # whoever reads a dry run's log may not have its folder
+            self.tell(record["output"])
         if stage.name == "solvers":
             self.use_table()
         return record["status"]

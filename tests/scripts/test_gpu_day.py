@@ -54,14 +54,18 @@ def program(code: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def run(tmp_path):
-    """A function that runs parts as the stage "made up" on a made-up GPU, and returns how many ended how."""
+    """A function that runs parts as the stage "made up" on a made-up GPU, and returns how many ended how.
+
+    What it tells is in its list ``told``.
+    """
 
     def run(*parts: Part, minutes: float = 1.0, found: dict | None = None, **options) -> dict[str, int]:
         day = Day("cuda", options.pop("tiny", True), tmp_path / "h100", tmp_path / "studies", None, 1)
         deadline = time.monotonic() + 60 * minutes
-        runner = Runner(day, GPU | (found or {}), tmp_path / "packages", deadline, tell=lambda line: None, **options)
+        runner = Runner(day, GPU | (found or {}), tmp_path / "packages", deadline, tell=run.told.append, **options)
         return runner.run([Stage("made up", "", 1, list(parts))])
 
+    run.told = []
     return run
 
 
@@ -96,6 +100,15 @@ def test_a_part_that_crashes_or_hangs_loses_itself_alone_and_what_it_wrote_is_ke
     assert found["is silent"]["reason"] == "it wrote no results"
     time.sleep(2)
     assert not alive.exists()
+
+
+def test_a_dry_run_tells_all_that_a_failed_part_printed_and_a_day_the_last_line(run):
+    part = Part("crashes", program("print('the cause'); raise SystemExit('it failed')"), 60)
+    run(part)
+    assert any("the cause" in line for line in run.told)
+    run.told.clear()
+    run(part, tiny=False, minutes=1.5, again=True)
+    assert [line for line in run.told if "it failed" in line] and not any("the cause" in line for line in run.told)
 
 
 def test_what_failed_is_tried_again_when_the_code_has_changed_or_it_is_asked_for(run, monkeypatch):
