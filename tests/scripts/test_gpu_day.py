@@ -102,7 +102,7 @@ def test_a_part_that_crashes_or_hangs_loses_itself_alone_and_what_it_wrote_is_ke
     assert not alive.exists()
 
 
-def test_a_dry_run_tells_all_that_a_failed_part_printed_and_a_day_the_last_line(run):
+def test_a_dry_run_tells_the_output_of_a_failed_part_and_a_day_its_last_line(run):
     part = Part("crashes", program("print('the cause'); raise SystemExit('it failed')"), 60)
     run(part)
     assert any("the cause" in line for line in run.told)
