@@ -165,7 +165,7 @@ def plot_alphas(collected: Collected) -> Figure | None:
             ax.plot(position + spread, values, ".", color="0.55", markersize=3)
             ax.hlines(np.median(values), position - 0.3, position + 0.3, color="black", linewidth=2)
         ax.set_xticks(range(len(columns)), [as_text(name) for name, _ in columns], rotation=30, ha="right", fontsize=8)
-        ax.set(title=as_text(group), ylabel="alpha of a layer that can be tuned")
+        ax.set(title=as_text(group), ylabel="alpha of a tuned layer (bar: median)")
         ax.grid(alpha=0.3, axis="y")
     return figure
 
