@@ -47,11 +47,11 @@ def test_the_accelerate_loop_killed_after_an_epoch_goes_on_as_if_it_had_not_been
     ("dtype", "scale"), [("bfloat16", "1"), pytest.param("float16", "65536", marks=pytest.mark.slow)]
 )
 def test_the_amp_loop_learns_with_a_rate_for_each_layer(dtype, scale):
-    done = launch([str(SCRIPTS / "amp_loop.py"), "--epochs=4", f"--dtype={dtype}"], 1)
+    done = launch([str(SCRIPTS / "amp_loop.py"), "--epochs=8", f"--dtype={dtype}"], 1)
     assert done.returncode == 0, done.stderr
-    # Guessing has 0.1. bfloat16 rounds otherwise on each kind of CPU, and the rate is constant: after four epochs
-    # 0.84 with AMX, 0.87 with AVX-512 and 0.91 with AVX2 (ONEDNN_MAX_CPU_ISA).
-    assert accuracies(done.stdout)[-1] > 0.7
+    # bfloat16 rounds otherwise on each kind of CPU (ONEDNN_MAX_CPU_ISA): 0.845 to 0.913 after four epochs, 0.909 to
+    # 0.929 after eight.
+    assert accuracies(done.stdout)[-1] > 0.85
     assert f"loss scale {scale}\n" in done.stdout
     assert len({rate for _, _, rate in LAYER.findall(done.stdout)}) > 2
 
