@@ -147,26 +147,34 @@ def plot_gains(collected: Collected) -> Figure | None:
 
 
 def plot_alphas(collected: Collected) -> Figure | None:
-    """alpha of every layer before and after training, for each method: all seeds together, median marked.
+    """alpha of every layer before training and at the last look: for each method, all seeds together, medians marked.
 
-    None where no run has an alpha.
+    Both are of the same runs: a method may have a fit of its own, in which the same weights have another alpha. None
+    where no run has an alpha.
     """
-    found = groups(collected)
-    if not any(_alphas(runs, "alpha_end") for methods in found.values() for runs in methods.values()):
+    found = {
+        group: {name: runs for name, runs in methods.items() if _alphas(runs, "alpha_end")}
+        for group, methods in groups(collected).items()  # a plain run of a script has no look at its layers
+    }
+    found = {group: methods for group, methods in found.items() if methods}
+    if not found:
         return None
-    figure, axes = _panels(len(found), width=5.6, height=4.0)
+    moments = (("alpha_start", "before training", "0.55"), ("alpha_end", "at the last look", "#0072b2"))
+    figure, axes = _panels(len(found), width=5.6, height=4.0, legend=len(moments))
     for ax, (group, methods) in zip(axes, found.items(), strict=False):
-        starts = (_alphas(runs, "alpha_start") for runs in methods.values())
-        columns = [("start", next(filter(None, starts), []))]  # a plain run of a script has no look at its layers
-        columns += [(name, _alphas(runs, "alpha_end")) for name, runs in methods.items()]
-        columns = [(name, values) for name, values in columns if values]
-        for position, (_, values) in enumerate(columns):
-            spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(values))
-            ax.plot(position + spread, values, ".", color="0.55", markersize=3)
-            ax.hlines(np.median(values), position - 0.3, position + 0.3, color="black", linewidth=2)
-        ax.set_xticks(range(len(columns)), [as_text(name) for name, _ in columns], rotation=30, ha="right", fontsize=8)
+        for side, (field, label, colour) in zip((-0.2, 0.2), moments, strict=True):
+            for position, runs in enumerate(methods.values()):
+                if not (values := _alphas(runs, field)):
+                    continue
+                middle = position + side
+                spread = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
+                ax.plot(middle + spread, values, ".", color=colour, markersize=3, label=label)
+                ax.hlines(np.median(values), middle - 0.18, middle + 0.18, color="black", linewidth=2)
+        names = [as_text(name) for name in methods]
+        ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor", fontsize=8)
         ax.set(title=as_text(group), ylabel="alpha of a tuned layer (bar: median)")
         ax.grid(alpha=0.3, axis="y")
+    _legend(figure, axes)
     return figure
 
 

@@ -10,7 +10,7 @@ from synthetic_study import fill, results, results_of_script, study_in
 
 from hf_tempbalance.runs.results import write_results
 from hf_tempbalance.study.collect import Collected, collect
-from hf_tempbalance.study.pictures import plot_curves, plot_gains, plot_seeds, write_pictures
+from hf_tempbalance.study.pictures import plot_alphas, plot_curves, plot_gains, plot_seeds, write_pictures
 from hf_tempbalance.study.runner import RUNS_NAME
 
 
@@ -28,6 +28,26 @@ def test_pictures_are_written_for_what_there_is(tmp_path):
     paths = write_pictures(collected, tmp_path / "small", tmp_path / "pictures")
     assert [path.name for path in paths] == ["curves.png", "seeds.png", "alphas.png"]
     assert all(path.stat().st_size > 5000 for path in paths)
+
+
+def test_each_method_has_alphas_of_its_own_fit_before_training_and_at_its_last_look(tmp_path):
+    """farms fits windows, so the same weights have another alpha; nothing is known of a method without layers."""
+    folder = tmp_path / "small"
+    made = study_in(folder, methods={"plain": {"optimizer": "sgd"}, "snr": {"optimizer": "sgd_snr"}, "farms": {}})
+    for run in made.finals({}):
+        found, method = results(run.seed, 50.0), run.cell["method"]
+        start, end = {"plain": (None, None), "snr": (3.0, 2.5), "farms": (1.5, 1.4)}[method]
+        found["layers"] = [found["layers"][1] | {"alpha_start": start, "alpha_end": end}]
+        write_results(folder / RUNS_NAME / run.name, found)
+    figure = plot_alphas(collect(folder))
+    (ax,) = figure.axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["snr", "farms"]
+    medians = [float(bar.get_segments()[0][0, 1]) for bar in ax.collections]
+    assert medians == [3.0, 1.5, 2.5, 1.4]  # before training first
+    places = [float(bar.get_segments()[0][:, 0].mean()) for bar in ax.collections]
+    assert [round(place) for place in places] == [0, 1, 0, 1] and places[0] < places[2] < places[1] < places[3]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == ["before training", "at the last look"]
 
 
 def test_one_evaluation_at_the_end_makes_no_curve(tmp_path):
