@@ -265,7 +265,7 @@ def _columns(width: float) -> int:
 
 def _panels(count: int, *, width: float, height: float, legend: int = 0) -> tuple[Figure, list[Any]]:
     """A figure with this many panels, in inches each, and room for a legend of so many entries below them."""
-    columns = min(count, 3) or 1
+    columns = min(count, 2) or 1  # three are too small to be read on a page of 800 pixels
     rows = -(-count // columns) or 1
     below = ROW * -(-legend // _columns(width * columns))
     figure = Figure(figsize=(width * columns, height * rows + below), layout="constrained")
