@@ -152,25 +152,25 @@ def plot_alphas(collected: Collected) -> Figure | None:
     Both are of the same runs: a method may have a fit of its own, in which the same weights have another alpha. None
     where no run has an alpha.
     """
-    found = {
-        group: {name: runs for name, runs in methods.items() if _alphas(runs, "alpha_end")}
-        for group, methods in groups(collected).items()  # a plain run of a script has no look at its layers
-    }
-    found = {group: methods for group, methods in found.items() if methods}
+    found: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for group, methods in groups(collected).items():
+        for name, runs in methods.items():
+            start, end = _alphas(runs, "alpha_start"), _alphas(runs, "alpha_end")
+            if end:  # a plain run of a script has no look at its layers
+                found.setdefault(group, {})[name] = (start, end)
     if not found:
         return None
-    moments = (("alpha_start", "before training", "0.55"), ("alpha_end", "at the last look", "#0072b2"))
-    figure, axes = _panels(len(found), width=5.6, height=4.0, legend=len(moments))
-    for ax, (group, methods) in zip(axes, found.items(), strict=False):
-        for side, (field, label, colour) in zip((-0.2, 0.2), moments, strict=True):
-            for position, runs in enumerate(methods.values()):
-                if not (values := _alphas(runs, field)):
-                    continue
-                middle = position + side
-                spread = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
-                ax.plot(middle + spread, values, ".", color=colour, markersize=3, label=label)
-                ax.hlines(np.median(values), middle - 0.18, middle + 0.18, color="black", linewidth=2)
-        names = [as_text(name) for name in methods]
+    looks = ((-0.2, "before training", "0.55"), (0.2, "at the last look", "#0072b2"))
+    figure, axes = _panels(len(found), width=5.6, height=4.0, legend=len(looks))
+    for ax, (group, alphas) in zip(axes, found.items(), strict=False):
+        for look, (side, label, colour) in enumerate(looks):
+            for position, of_method in enumerate(alphas.values()):
+                if values := of_method[look]:
+                    middle = position + side
+                    spread = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
+                    ax.plot(middle + spread, values, ".", color=colour, markersize=3, label=label)
+                    ax.hlines(np.median(values), middle - 0.18, middle + 0.18, color="black", linewidth=2)
+        names = [as_text(name) for name in alphas]
         ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor", fontsize=8)
         ax.set(title=as_text(group), ylabel="alpha of a tuned layer (bar: median)")
         ax.grid(alpha=0.3, axis="y")
