@@ -1,10 +1,13 @@
-"""``hf-tempbalance run`` in a forked process: a fresh ``__main__`` without importing torch and transformers again."""
+"""``hf-tempbalance run``, a script or ranks in forked processes: without importing torch and transformers again."""
 
 from __future__ import annotations
 
 import os
 import runpy
+import signal
+import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from transformers import BertForSequenceClassification, GPT2LMHeadModel, ViTForI
 import hf_tempbalance.huggingface.recorder_callback
 import hf_tempbalance.huggingface.trainer  # noqa: F401
 from hf_tempbalance import run
+from hf_tempbalance.cli.main import main
 
 
 @dataclass
@@ -32,19 +36,69 @@ def run_script(folder: Path, *arguments: str) -> Ended:
     return _forked(folder, lambda: run.main(arguments))
 
 
+def run_command(folder: Path, *arguments: str) -> Ended:
+    """``hf-tempbalance ARGUMENTS`` in a folder."""
+    return _forked(folder, lambda: main(list(arguments)))
+
+
 def run_directly(folder: Path, script: Path | str, *arguments: str) -> Ended:
     """``python SCRIPT ARGUMENTS`` in a folder."""
+    return _forked(folder, lambda: _as_main(script, *arguments))
 
-    def direct() -> None:
-        sys.argv[:] = [str(script), *arguments]
-        sys.path[0] = str(Path(script).parent)
-        runpy.run_path(str(script), run_name="__main__")
 
-    return _forked(folder, direct)
+def run_ranks(folder: Path, processes: int, script: Path, *arguments: str, timeout: float = 240) -> list[Ended]:
+    """``python SCRIPT ARGUMENTS`` in processes that form a group, with the variables that a launcher gives to them."""
+    ranks = []
+    port = free_port()
+    for rank in range(processes):
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+
+        def task(group: dict[str, object] = group) -> None:
+            os.environ.update({name: str(value) for name, value in group.items()})
+            _as_main(script, *arguments)
+
+        (folder / f"rank-{rank}").mkdir(parents=True)
+        ranks.append((_start(folder / f"rank-{rank}", task), folder / f"rank-{rank}"))
+    end = time.time() + timeout
+    waiting = {child for child, _ in ranks}
+    codes = {}
+    while waiting:
+        for child in list(waiting):
+            if time.time() > end:
+                os.kill(child, signal.SIGKILL)
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                waiting.remove(child)
+                codes[child] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    return [_said(of, codes[child]) for child, of in ranks]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _as_main(script: Path | str, *arguments: str) -> None:
+    sys.argv[:] = [str(script), *arguments]
+    sys.path[0] = str(Path(script).parent)
+    runpy.run_path(str(script), run_name="__main__")
 
 
 def _forked(folder: Path, task: Callable[[], int | None]) -> Ended:
-    out, err = folder / "stdout.txt", folder / "stderr.txt"
+    child = _start(folder, task)
+    _, status = os.waitpid(child, 0)
+    return _said(folder, os.waitstatus_to_exitcode(status))
+
+
+def _said(folder: Path, code: int) -> Ended:
+    return Ended(code, (folder / "stdout.txt").read_text(), (folder / "stderr.txt").read_text())
+
+
+def _start(folder: Path, task: Callable[[], int | None]) -> int:
+    """The number of the process that does the task; what it says goes into files of the folder."""
     child = os.fork()
     if child == 0:
         code = 70
@@ -52,15 +106,14 @@ def _forked(folder: Path, task: Callable[[], int | None]) -> Ended:
             torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
             sys.path.append(str(Path(__file__).parent))  # a script's folder takes the first place, which was this
             os.chdir(folder)
-            for number, path in ((1, out), (2, err)):
-                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
+                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
             warnings.simplefilter("default")
             code = _ended(task)
         finally:
             os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return Ended(os.waitstatus_to_exitcode(status), out.read_text(), err.read_text())
+    return child
 
 
 def _ended(task: Callable[[], int | None]) -> int:

@@ -7,13 +7,12 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from forked import run_directly, run_script
+from forked import free_port, run_directly, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_tempbalance import TempBalanceConfig, run
@@ -358,12 +357,6 @@ def test_tokens_are_not_written_into_the_record():
     shown = ["--hub_token", "***", "--api-key=***", "--lr", "1", "--wandb_api_key", "***", "--token", "--x"]
     assert run.masked(given) == shown
     assert run.masked(["--tokenizer_name", "gpt2", "--max_tokens=9"]) == ["--tokenizer_name", "gpt2", "--max_tokens=9"]
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
 
 
 @pytest.mark.slow

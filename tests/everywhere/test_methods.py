@@ -25,7 +25,10 @@ OFTEN |= {(preset, model, "loop") for preset in PRESETS for model in MODELS if p
 OFTEN |= {("farms", "convolutions", "loop")}
 # One that decays beside the step, one that adds to the gradient, one that keeps numbers in its groups.
 DECAYED_OFTEN = ("adamw_torch", "sgd", "timm LAMB")
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.usefixtures("without_a_compiler"),
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+]
 
 
 def documented(section: str) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from everywhere.outcome import missing, outcome
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 OFTEN = "cosine"
 OTHERS = [schedule for schedule in SCHEDULES if schedule != OFTEN]
+pytestmark = pytest.mark.usefixtures("without_a_compiler")
 
 
 def documented() -> dict[str, dict[str, str]]:

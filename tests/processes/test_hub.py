@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from forked import run_directly
 from hub_server import TOKEN, HubServer
 from safetensors.torch import load
 
@@ -176,7 +177,13 @@ def test_every_write_carries_the_token_and_nothing_else_shows_it(hub, pushed, sh
     assert isinstance(arguments, TempBalanceTrainingArguments) and arguments.hub_token is None
 
 
-def test_what_goes_wrong_is_one_line_without_the_token(hub, shared, tmp_path):
+def says(code: int, printed: str, message: str) -> None:
+    last = printed.splitlines()[-1]
+    assert code == 1 and last.startswith("push_to_hub.py: ") and message in last, last
+    assert "Traceback" not in printed and "hf_wrong" not in printed and TOKEN not in printed
+
+
+def test_what_goes_wrong_is_one_line_without_the_token(hub, shared, tmp_path, monkeypatch):
     script, home = str(ROOT / "scripts" / "push_to_hub.py"), tmp_path / "home"
     (tmp_path / "empty").mkdir()
     (tmp_path / "unsaved").mkdir()
@@ -184,20 +191,24 @@ def test_what_goes_wrong_is_one_line_without_the_token(hub, shared, tmp_path):
         '{"step": 0, "epoch": 0.0, "seconds": 0.1, "layers": [{"name": "fc", "kind": "linear", "excluded_by": null, '
         '"num_eigenvalues": 64, "alpha": 2.5, "D": 0.1, "stable_rank": 9.0, "multiplier": 1.0}]}\n'
     )
-    cases = [
-        ([str(shared), "../secrets"], TOKEN, "'../secrets'"),
-        ([str(shared), "no-owner"], TOKEN, "repo_id='no-owner' is not owner/name."),
-        ([str(tmp_path / "gone"), "me/net"], TOKEN, "is no folder"),
-        ([str(tmp_path / "empty"), "me/net"], TOKEN, "it is not the output folder of a run"),
-        ([str(tmp_path / "unsaved"), "me/net"], TOKEN, "has no safetensors file. Call trainer.save_model() first."),
-        ([str(shared), "me/net"], None, "Run `hf auth login` with a token that may write there, or set HF_TOKEN."),
-        ([str(shared), "me/net"], "hf_wrong", "The Hub refused me/net (status 401)"),
+    before_any_hub = [
+        ([str(shared), "../secrets"], "'../secrets'"),
+        ([str(shared), "no-owner"], "repo_id='no-owner' is not owner/name."),
+        ([str(tmp_path / "gone"), "me/net"], "is no folder"),
+        ([str(tmp_path / "empty"), "me/net"], "it is not the output folder of a run"),
+        ([str(tmp_path / "unsaved"), "me/net"], "has no safetensors file. Call trainer.save_model() first."),
     ]
-    for arguments, token, message in cases:
-        done = start(hub, home, script, *arguments, token=token)
-        last = done.stderr.splitlines()[-1]
-        assert done.returncode == 1 and last.startswith("push_to_hub.py: ") and message in last, (arguments, last)
-        assert "Traceback" not in done.stderr and "hf_wrong" not in done.stderr and TOKEN not in done.stderr
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for arguments, message in before_any_hub:
+        done = run_directly(tmp_path, script, *arguments)
+        says(done.code, done.err, message)
+    by_the_hub = [
+        (None, "Run `hf auth login` with a token that may write there, or set HF_TOKEN."),
+        ("hf_wrong", "The Hub refused me/net (status 401)"),
+    ]
+    for token, message in by_the_hub:
+        done = start(hub, home, script, str(shared), "me/net", token=token)
+        says(done.returncode, done.stderr, message)
     with HubServer() as gone:
         pass
     last = start(gone, home, script, str(shared), "me/net").stderr.splitlines()[-1]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from everywhere.programs import launch
+from forked import run_ranks
 
 from hf_tempbalance import TempBalancer
 
@@ -35,8 +35,8 @@ def ranks(request, tmp_path_factory) -> list[dict[str, Any]]:
     if request.param.startswith("zero"):
         pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     folder = tmp_path_factory.mktemp(request.param)
-    done = launch([str(WORKER), request.param, str(folder)], 2)
-    assert done.returncode == 0, done.stderr[-4000:]
+    for rank in run_ranks(folder, 2, WORKER, request.param, str(folder)):
+        assert rank.code == 0, rank.err[-4000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -1,4 +1,8 @@
-"""Real processes, started as a user starts them: DDP, FSDP2, DeepSpeed, two hosts, and ranks that fail."""
+"""Groups of real processes: DDP, FSDP2, DeepSpeed, two hosts, and ranks that fail.
+
+One of each kind is started as a user starts it. Where the ranks alone matter they are forked, since most of what a
+small group takes is to import torch and transformers in each.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,18 @@ import json
 import math
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import free_port, run_ranks
 
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 WORKER = Path(__file__).with_name("worker.py")
 NOT_GIVEN = ["--mixed_precision=no", "--dynamo_backend=no"]
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
 
 
 def launch(task: str, folder: Path, processes: int, *, timeout: float = 240) -> subprocess.CompletedProcess:
@@ -35,11 +33,15 @@ def launch(task: str, folder: Path, processes: int, *, timeout: float = 240) -> 
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
 
 
-def results(task: str, folder: Path, processes: int) -> list[dict]:
+def results(task: str, folder: Path, processes: int, *, launched: bool = False) -> list[dict]:
     """What each rank found."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = launch(task, folder, processes)
-    assert done.returncode == 0, done.stderr[-4000:]
+    if launched:
+        done = launch(task, folder, processes)
+        assert done.returncode == 0, done.stderr[-4000:]
+    else:
+        for rank in run_ranks(folder, processes, WORKER, task, str(folder)):
+            assert rank.code == 0, rank.err[-4000:]
     return [json.loads((folder / f"{task}-{rank}.json").read_text()) for rank in range(processes)]
 
 
@@ -66,7 +68,7 @@ def one_process(tmp_path_factory):
     ],
 )
 def test_ddp_gives_every_rank_the_multipliers_of_one_process(tmp_path, kind, processes, one_process):
-    ranks = results(kind, tmp_path, processes)
+    ranks = results(kind, tmp_path, processes, launched=(kind, processes) == ("callback", 2))
     assert [rank["size"] for rank in ranks] == [processes] * processes
     assert all(rank == ranks[0] for rank in ranks)  # to the bit
     assert ranks[0]["multipliers"] == pytest.approx(one_process(kind)["multipliers"], rel=1e-6)
@@ -79,7 +81,7 @@ def test_ddp_gives_every_rank_the_multipliers_of_one_process(tmp_path, kind, pro
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_fsdp2_shards_give_the_spectra_of_the_whole_weights(tmp_path, processes, one_process):
-    ranks = results("fsdp", tmp_path, processes)
+    ranks = results("fsdp", tmp_path, processes, launched=processes == 2)
     assert all(rank == ranks[0] for rank in ranks)
     alone = one_process("fsdp")
     for look, expected in zip(ranks[0]["looks"], alone["looks"], strict=True):
@@ -147,7 +149,7 @@ def test_a_rank_that_dies_ends_the_job_with_an_error(tmp_path):
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeed_steps_each_layer_with_its_rate(tmp_path, stage):
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
-    ranks = results(f"deepspeed{stage}", tmp_path, 2)
+    ranks = results(f"deepspeed{stage}", tmp_path, 2, launched=stage == 3)
     assert ranks[0] == ranks[1] and ranks[0]["optimizer"] == "DeepSpeedOptimizerWrapper"
     before = read_history(tmp_path / "run" / HISTORY_NAME)[-2]["layers"]
     expected = {layer["name"]: 0.05 * layer["multiplier"] for layer in before if layer["excluded_by"] is None}
