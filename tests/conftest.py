@@ -24,6 +24,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The long ones first, so that all workers end at the same time.
     items.sort(key=lambda item: "processes" not in item.path.parts)
+    for item in items:
+        if "everywhere" in item.path.parts:
+            item.add_marker("extras")
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ SMALL += ["--save_strategy=no", "--disable_tqdm=true", "--report_to=none", "--se
 OWN = {"classify_text": ["--do_train", "--do_eval", "--do_predict"]}
 BALANCE = ["--min_eigenvalues", "8"]
 
+EXTRA = [pytest.mark.slow, pytest.mark.extras]
 HEAD = """
 from pathlib import Path
 from tiny import ConvNet, Digits, trainer_settings
@@ -51,7 +52,7 @@ def sha(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["classify_text", "language_model", "classify_images", pytest.param("sft", marks=pytest.mark.slow)]
+    "name", ["classify_text", "language_model", "classify_images", pytest.param("sft", marks=EXTRA)]
 )
 def test_scripts_of_others_are_balanced_and_recorded_and_without_the_method_are_what_they_were(tmp_path, name):
     path, arguments = SCRIPTS / f"{name}.py", [*SMALL, *OWN.get(name, [])]

@@ -67,7 +67,9 @@ def prints_a_comparison(name: str, folder: Path, printed: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"text"}))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.extras] if n in NEEDS else []) for n in RECIPES if n != "text"]
+)
 def test_it_runs_as_printed(name, tmp_path):
     for library in NEEDS.get(name, ()):
         pytest.importorskip(library)

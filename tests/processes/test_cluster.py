@@ -34,6 +34,7 @@ STUDY = {
     "baseline": {"method": "sgd"},
 }
 RUNS = [f"{method}--seed{seed}" for method in ("sgd", "tempbalance") for seed in (1,)]
+pytestmark = pytest.mark.extras  # Ray
 
 
 def command(folder: Path, target: Path, *flags: str) -> list[str]:

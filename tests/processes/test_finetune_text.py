@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import inspect
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import Ended, run_directly
 
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 from hf_tempbalance.runs.results import read_results
@@ -60,18 +58,21 @@ def table(texts, tmp_path_factory) -> Path:
     return path
 
 
-def finetune(*flags: str, cache: Path) -> subprocess.CompletedProcess:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), "--use_cpu=true", "--report_to=none", *flags]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def finetune(folder: Path, *flags: str) -> Ended:
+    return run_directly(folder, SCRIPT, "--use_cpu=true", "--report_to=none", *flags)
 
 
 def test_it_learns_saves_a_pipeline_and_looks_at_every_matrix(bert, table, tmp_path):
     columns = ["--text_column=sentence", "--label_column=package"]
     flags = [f"--dataset={table}", f"--model_name_or_path={bert}", f"--output_dir={tmp_path / 'run'}", *columns]
     recipe = ["--learning_rate=3e-3", "--num_train_epochs=6", "--per_device_train_batch_size=16", "--layernorm=true"]
-    done = finetune(*flags, *recipe, cache=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = finetune(tmp_path, *flags, *recipe)
+    assert done.code == 0, done.err
     results = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     assert results["eval_accuracy"] > 0.7  # half of them by guessing
     recorded = read_results(tmp_path / "run")
@@ -101,11 +102,11 @@ def test_splits_of_a_folder_are_used_and_a_resume_goes_on(bert, texts, tmp_path)
         rows = [json.dumps({"text": text, "label": label}) for text, label in part]
         (data / f"{split}.jsonl").write_text("\n".join(rows))
     flags = [f"--dataset={data}", f"--model_name_or_path={bert}", f"--output_dir={tmp_path / 'run'}"]
-    assert finetune(*flags, "--num_train_epochs=1", cache=tmp_path).returncode == 0
-    again = finetune(*flags, "--num_train_epochs=2", cache=tmp_path)
-    assert again.returncode == 1 and "--overwrite_output_dir true" in again.stderr.splitlines()[-1]
-    done = finetune(*flags, "--num_train_epochs=2", "--resume_from_checkpoint=last", cache=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert finetune(tmp_path, *flags, "--num_train_epochs=1").code == 0
+    again = finetune(tmp_path, *flags, "--num_train_epochs=2")
+    assert again.code == 1 and "--overwrite_output_dir true" in again.err.splitlines()[-1]
+    done = finetune(tmp_path, *flags, "--num_train_epochs=2", "--resume_from_checkpoint=last")
+    assert done.code == 0, done.err
     assert [look["epoch"] for look in read_history(tmp_path / "run" / HISTORY_NAME)] == [0, 1, 2]
 
 
@@ -126,6 +127,6 @@ def test_splits_of_a_folder_are_used_and_a_resume_goes_on(bert, texts, tmp_path)
     ],
 )
 def test_a_mistake_is_one_line(table, tmp_path, flags, message):
-    done = finetune(f"--dataset={table}", *flags, f"--output_dir={tmp_path}", cache=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == f"finetune_text.py: {table} {message}"
+    done = finetune(tmp_path, f"--dataset={table}", *flags, f"--output_dir={tmp_path}")
+    assert done.code == 1
+    assert done.err.strip().splitlines()[-1] == f"finetune_text.py: {table} {message}"

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from everywhere.programs import SCRIPTS, launch
+from forked import run_directly
 
 
 LAYER = re.compile(r"^  (.+): alpha ([\d.]+), rate x ([\d.]+)$", re.MULTILINE)
@@ -59,9 +60,9 @@ def test_the_amp_loop_learns_with_a_rate_for_each_layer(dtype, scale):
 @pytest.mark.slow
 def test_check_everywhere_prints_the_table_and_tells_by_its_exit_whether_anything_failed(tmp_path):
     script = str(SCRIPTS / "check_everywhere.py")
-    done = launch([script, "--only", "models", "--markdown"], 1)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "| BERT | works | " in done.stdout and done.stdout.endswith("Nothing failed.\n")
+    done = run_directly(tmp_path, script, "--only", "models", "--markdown")
+    assert done.code == 0, done.out + done.err
+    assert "| BERT | works | " in done.out and done.out.endswith("Nothing failed.\n")
 
     (tmp_path / "sitecustomize.py").write_text(
         "import hf_tempbalance\n"

@@ -18,7 +18,7 @@ from hf_tempbalance import TempBalancer
 WORKER = Path(__file__).with_name("methods_worker.py")
 WAYS = ["ddp", "fsdp", "zero1", "zero2", "zero3"]
 METHODS = ["model-balancing", "alphadecay", "llr", "farms"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.extras]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 WORKER = Path(__file__).with_name("worker.py")
+pytestmark = pytest.mark.extras  # DeepSpeed
 NOT_GIVEN = ["--mixed_precision=no", "--dynamo_backend=no"]
 
 

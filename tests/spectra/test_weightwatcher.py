@@ -18,7 +18,7 @@ from hf_tempbalance.spectra.weights import find_weights
 
 
 # WeightWatcher and what it imports warn of their own syntax and of pandas.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.extras, pytest.mark.filterwarnings("ignore")]
 
 
 def resnet() -> torch.nn.Module:
