@@ -40,12 +40,6 @@ GPU = {
 }
 
 
-def gpu_day(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts" / "gpu_day.py"), *map(str, arguments)]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
 def program(code: str) -> tuple[str, ...]:
     """A part that runs these lines; they may call ``write(rows)``, which writes the result file."""
     write = "def write(rows, **more):\n    json.dump({'rows': rows} | more, open(sys.argv[-1], 'w'))\n"
@@ -451,19 +445,3 @@ def test_wheels_are_installed_for_the_day_alone(tmp_path):
     (wheels / "damaged-1.0-py3-none-any.whl").write_bytes(b"no wheel")
     with pytest.raises(ValueError, match=re.escape(f"--wheels {wheels}: pip can't install them: ")):
         machine.install(wheels, site)
-
-
-@pytest.mark.slow
-@pytest.mark.extras
-def test_a_dry_run_of_all_stages_that_is_gone_on_with_has_nothing_left_to_do_and_is_no_measurement(tmp_path):
-    begun = gpu_day("--device", "cpu", "--tiny", "--out", tmp_path / "dry")  # so that no day dies of a typo
-    assert begun.returncode == 0, begun.stdout + begun.stderr
-    measured = re.search(r"^(\d+) measured", begun.stdout, flags=re.MULTILINE)
-    assert measured is not None and int(measured[1]) >= len(stages(Day("cpu", True, tmp_path, tmp_path, None, 1)))
-    again = gpu_day("--device", "cpu", "--tiny", "--continue", tmp_path / "dry")
-    assert again.returncode == 0 and f"{measured[1]} kept" in again.stdout, again.stdout
-    table = json.loads((tmp_path / "dry" / "cpu-tiny" / "solvers_table.json").read_text())
-    assert {row["side"] for row in table["rows"]} == {32, 48} and table["backend"] == "cpu"
-    written = gpu_day("report", tmp_path / "dry", "--output", tmp_path / "gpu.md")
-    assert written.returncode == 0, written.stderr
-    assert "Nothing has been measured on a GPU yet" in (tmp_path / "gpu.md").read_text()
