@@ -22,6 +22,7 @@ import hf_tempbalance.huggingface.recorder_callback
 import hf_tempbalance.huggingface.trainer  # noqa: F401
 from hf_tempbalance import run
 from hf_tempbalance.cli.main import main
+from hf_tempbalance.runs.output import locked
 
 
 @dataclass
@@ -73,6 +74,18 @@ def run_ranks(folder: Path, processes: int, script: Path, *arguments: str, timeo
                 codes[child] = os.waitstatus_to_exitcode(status)
         time.sleep(0.02)
     return [_said(of, codes[child]) for child, of in ranks]
+
+
+def wait_until_free(folder: Path, seconds: float = 60) -> None:
+    """After a study was killed: its runs hold its lock until they have died as well, a moment later."""
+    end = time.time() + seconds
+    while True:
+        try:
+            with locked(folder):
+                return
+        except ValueError:
+            assert time.time() < end, f"{folder} is still in use"
+            time.sleep(0.02)
 
 
 def free_port() -> int:

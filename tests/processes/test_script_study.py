@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from forked import Ended, run_directly
+from forked import Ended, run_directly, wait_until_free
 
 from hf_tempbalance.study.collect import collect
 
@@ -72,6 +72,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    wait_until_free(cut)
     for target in (cut, through):
         done = study("run", str(folder / "text.yaml"), "--output_dir", str(target))
         assert done.code == 1, done.out + done.err  # the broken ones

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from forked import Ended, run_directly
+from forked import Ended, run_directly, wait_until_free
 from safetensors.torch import load_file
 
 
@@ -79,6 +79,7 @@ def killed(tmp_path_factory) -> tuple[Path, Path]:
     wait_for((first / "checkpoint-9" / "trainer_state.json").is_file)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    wait_until_free(cut)
     (folder / "left").write_text(json.dumps(json.loads((first / "results.json").read_text())["status"]))
     for target in (cut, through):
         done = study("run", path, "--output_dir", str(target), "--jobs", "2")

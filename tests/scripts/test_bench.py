@@ -32,7 +32,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
     [
         (["ours", "loop"], "median", 1e-4),
         (["ours", "loop"], "goodness-of-fit", 1e-3),  # in the loop's spectra of float32 another start may be as good
-        (["ours, from a file", "WeightWatcher"], "goodness-of-fit", 1e-3),
+        pytest.param(["ours, from a file", "WeightWatcher"], "goodness-of-fit", 1e-3, marks=pytest.mark.extras),
     ],
 )
 def test_contenders_find_the_same_exponents(contenders, fit, tolerance):
