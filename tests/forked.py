@@ -57,6 +57,7 @@ def run_ranks(folder: Path, processes: int, script: Path, *arguments: str, timeo
 
         def task(group: dict[str, object] = group) -> None:
             os.environ.update({name: str(value) for name, value in group.items()})
+            sys.modules.pop("everywhere.rank", None)  # it reads them when imported; another test may have done that
             _as_main(script, *arguments)
 
         (folder / f"rank-{rank}").mkdir(parents=True)
