@@ -7,6 +7,7 @@ import runpy
 import signal
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -23,6 +24,9 @@ import hf_tempbalance.huggingface.trainer  # noqa: F401
 from hf_tempbalance import run
 from hf_tempbalance.cli.main import main
 from hf_tempbalance.runs.output import locked
+
+
+STUDY_SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "study.py"
 
 
 @dataclass
@@ -63,18 +67,13 @@ def run_ranks(folder: Path, processes: int, script: Path, *arguments: str, timeo
         (folder / f"rank-{rank}").mkdir(parents=True)
         ranks.append((_start(folder / f"rank-{rank}", task), folder / f"rank-{rank}"))
     end = time.time() + timeout
-    waiting = {child for child, _ in ranks}
-    codes = {}
-    while waiting:
-        for child in list(waiting):
-            if time.time() > end:
-                os.kill(child, signal.SIGKILL)
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                waiting.remove(child)
-                codes[child] = os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    return [_said(of, codes[child]) for child, of in ranks]
+    return [_said(of, _code(child, end)) for child, of in ranks]
+
+
+def run_study(*arguments: str) -> Ended:
+    """``scripts/study.py ARGUMENTS``; it starts its runs in processes of their own as ever."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run_directly(Path(folder), STUDY_SCRIPT, *arguments)
 
 
 def wait_until_free(folder: Path, seconds: float = 60) -> None:
@@ -105,6 +104,17 @@ def _forked(folder: Path, task: Callable[[], int | None]) -> Ended:
     child = _start(folder, task)
     _, status = os.waitpid(child, 0)
     return _said(folder, os.waitstatus_to_exitcode(status))
+
+
+def _code(child: int, end: float) -> int:
+    """The exit code of a process, which is killed when it goes on after ``end``."""
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.time() > end:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def _said(folder: Path, code: int) -> Ended:

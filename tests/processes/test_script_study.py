@@ -7,13 +7,12 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from forked import Ended, run_directly, wait_until_free
+from forked import run_study, wait_until_free
 
 from hf_tempbalance.study.collect import collect
 
@@ -49,12 +48,6 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "scripts" / "study.py"), *arguments]
 
 
-def study(*arguments: str) -> Ended:
-    """``study.py ARGUMENTS``, forked; it starts its runs in processes of their own as ever."""
-    with tempfile.TemporaryDirectory() as folder:
-        return run_directly(Path(folder), ROOT / "scripts" / "study.py", *arguments)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> tuple[Path, Path]:
     """Of a study that was killed in its first run and started again, and of one that went through."""
@@ -74,7 +67,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     process.wait()
     wait_until_free(cut)
     for target in (cut, through):
-        done = study("run", str(folder / "text.yaml"), "--output_dir", str(target))
+        done = run_study("run", str(folder / "text.yaml"), "--output_dir", str(target))
         assert done.code == 1, done.out + done.err  # the broken ones
         (target / "said").write_text(done.out)
     return cut, through
@@ -117,7 +110,7 @@ def test_a_run_that_fails_is_recorded_with_the_script_s_own_error_and_the_rest_g
 @pytest.mark.slow
 def test_what_is_finished_is_not_run_again_and_gives_the_minutes_of_a_dry_run(folders):
     file = str(folders[1].parent / "text.yaml")
-    done = study("run", file, "--output_dir", str(folders[1]), "--dry-run", "--only", "[nt]*")
+    done = run_study("run", file, "--output_dir", str(folders[1]), "--dry-run", "--only", "[nt]*")
     lines = [line for line in done.out.splitlines() if line.startswith("finished")]
     assert len(lines) == 6 and all(line.endswith(" min") for line in lines), done.out + done.err
 
@@ -127,7 +120,7 @@ def test_a_study_stops_where_no_run_can_count(tmp_path):
     content = STUDY | {"metric": "eval_acuracy", "maximize": True, "axes": {"method": ["none"]}, "seeds": [1, 2, 3]}
     content = {key: value for key, value in content.items() if key != "tune"}
     (tmp_path / "text.yaml").write_text(yaml.safe_dump(content))
-    done = study("run", str(tmp_path / "text.yaml"), "--output_dir", str(tmp_path / "out"))
+    done = run_study("run", str(tmp_path / "text.yaml"), "--output_dir", str(tmp_path / "out"))
     assert done.code == 1
     assert "none--seed1 has finished and can't count: it has no eval_acuracy; it has eval_accuracy, " in done.err
     assert not (tmp_path / "out" / "runs" / "none--seed2" / "results.json").exists()

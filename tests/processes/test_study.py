@@ -7,13 +7,12 @@ import runpy
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from forked import Ended, run_directly, wait_until_free
+from forked import run_study, wait_until_free
 from safetensors.torch import load_file
 
 
@@ -49,12 +48,6 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(SCRIPTS / "study.py"), *arguments]
 
 
-def study(*arguments: str) -> Ended:
-    """``study.py ARGUMENTS``, forked; it starts its runs in processes of their own as ever."""
-    with tempfile.TemporaryDirectory() as folder:
-        return run_directly(Path(folder), SCRIPTS / "study.py", *arguments)
-
-
 def wait_for(condition, seconds: float = 120) -> None:
     end = time.time() + seconds
     while not condition():
@@ -82,7 +75,7 @@ def killed(tmp_path_factory) -> tuple[Path, Path]:
     wait_until_free(cut)
     (folder / "left").write_text(json.dumps(json.loads((first / "results.json").read_text())["status"]))
     for target in (cut, through):
-        done = study("run", path, "--output_dir", str(target), "--jobs", "2")
+        done = run_study("run", path, "--output_dir", str(target), "--jobs", "2")
         assert done.code == 0, done.out + done.err
     return cut, through
 
@@ -110,10 +103,10 @@ def test_what_is_finished_is_not_run_again_and_the_report_has_it(killed):
     cut, _ = killed
     file = cut / "runs" / "snr--seed1" / "results.json"
     before = file.stat().st_mtime_ns
-    done = study("run", str(cut.parent / "tiny.yaml"), "--output_dir", str(cut))
+    done = run_study("run", str(cut.parent / "tiny.yaml"), "--output_dir", str(cut))
     assert done.code == 0 and "2 runs are finished, 0 failed." in done.out
     assert file.stat().st_mtime_ns == before
-    report = study("report", str(cut))
+    report = run_study("report", str(cut))
     assert report.code == 0, report.err
     assert "| tempbalance | 1 |" in report.out and "better than snr: not shown (one pair" in report.out
     names = {path.name for path in (cut / "report").iterdir()}
@@ -125,7 +118,7 @@ def test_what_is_finished_is_not_run_again_and_the_report_has_it(killed):
 def test_another_version_of_the_study_does_not_touch_the_folder(killed):
     cut, _ = killed
     before = sorted(path.stat().st_mtime_ns for path in cut.rglob("*"))
-    done = study("run", str(cut.parent / "tiny.yaml"), "--output_dir", str(cut), "--set", "seeds=[2]")
+    done = run_study("run", str(cut.parent / "tiny.yaml"), "--output_dir", str(cut), "--set", "seeds=[2]")
     assert done.code == 1
     assert f"study.py: {cut} belongs to study 'tiny'" in done.err and "they differ in seeds" in done.err
     assert sorted(path.stat().st_mtime_ns for path in cut.rglob("*")) == before
@@ -136,21 +129,21 @@ def test_a_run_that_fails_is_recorded_and_the_rest_goes_on(tmp_path):
     axes = {"method": ["tempbalance", "sgd"]}
     cells = [{"method": "tempbalance", "set": {"model_args": {"depth": 9}}}]  # found out by making the network
     path = file_of(tmp_path, axes=axes, cells=cells, baseline={"method": "sgd"})
-    done = study("run", path, "--output_dir", str(tmp_path / "out"), "--set", "num_train_epochs=1")
+    done = run_study("run", path, "--output_dir", str(tmp_path / "out"), "--set", "num_train_epochs=1")
     assert done.code == 1
     assert "failed: tempbalance--seed1: " in done.out and "1 runs are finished, 1 failed." in done.out
     results = {m: json.loads((tmp_path / f"out/runs/{m}--seed1/results.json").read_text()) for m in axes["method"]}
     assert results["sgd"]["status"] == "finished"
     assert results["tempbalance"]["status"] == "failed"
     assert "resnet18_cifar does not take model_args={'depth': 9" in results["tempbalance"]["error"]
-    report = study("report", str(tmp_path / "out"), "--no-pictures")
+    report = run_study("report", str(tmp_path / "out"), "--no-pictures")
     assert "* tempbalance--seed1: it has not finished (status: failed: " in report.out
 
 
 def test_a_dry_run_lists_the_runs_with_minutes_and_starts_nothing(tmp_path):
     tune = {"learning_rate": [0.1, 0.2], "seeds": [1]}
     path = file_of(tmp_path, tune=tune, seeds=[1, 2])
-    done = study("run", path, "--output_dir", str(tmp_path / "out"), "--dry-run", "--only", "snr*")
+    done = run_study("run", path, "--output_dir", str(tmp_path / "out"), "--dry-run", "--only", "snr*")
     assert done.code == 0, done.err
     lines = [line for line in done.out.splitlines() if line.startswith("to do")]
     assert [line.split()[2] for line in lines] == [f"snr--learning_rate={rate}--seed1" for rate in (0.1, 0.2)]
@@ -188,6 +181,6 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path, keys, flags, messa
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
-    done = study("run", file_of(tmp_path), "--output_dir", str(tmp_path / "out"))
+    done = run_study("run", file_of(tmp_path), "--output_dir", str(tmp_path / "out"))
     assert done.code == 1 and "it belongs to something else" in done.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
