@@ -8,6 +8,8 @@ import signal
 
 # Read when the libraries are imported, so they stand before any of them.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+# As many processes as there are cores; and OpenMP's threads are not there after a fork, where libraries wait for them.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
 
@@ -51,6 +53,13 @@ def golden() -> Path:
 def cifar10() -> Path:
     """The 60,000 CIFAR-10 images as parquet files in the Hub's layout."""
     return _shared("data/cifar10")
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> None:
+    """Nothing is read from or left in the user's caches of datasets and of our token blocks."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

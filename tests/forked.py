@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import runpy
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import sklearn.datasets  # noqa: F401
 import torch
 import transformers.trainer  # noqa: F401  once, before all forks; it is most of what a small script takes
+from torch.distributed.elastic.utils.distributed import get_free_port
 from transformers import BertForSequenceClassification, GPT2LMHeadModel, ViTForImageClassification  # noqa: F401
 
 import hf_tempbalance.huggingface.recorder_callback
@@ -54,7 +54,7 @@ def run_directly(folder: Path, script: Path | str, *arguments: str) -> Ended:
 def run_ranks(folder: Path, processes: int, script: Path, *arguments: str, timeout: float = 240) -> list[Ended]:
     """``python SCRIPT ARGUMENTS`` in processes that form a group, with the variables that a launcher gives to them."""
     ranks = []
-    port = free_port()
+    port = get_free_port()
     for rank in range(processes):
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
@@ -86,12 +86,6 @@ def wait_until_free(folder: Path, seconds: float = 60) -> None:
         except ValueError:
             assert time.time() < end, f"{folder} is still in use"
             time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _as_main(script: Path | str, *arguments: str) -> None:

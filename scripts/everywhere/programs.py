@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from .outcome import WORKS
 
@@ -18,11 +19,8 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 
 def launch(program: list[str], processes: int, *, timeout: float = 300) -> subprocess.CompletedProcess:
     """``accelerate launch`` on the CPU; its --multi_gpu starts processes that use gloo where there is no GPU."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines=1", f"--num_processes={processes}"]
-    command += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}"]
+    command += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={get_free_port()}"]
     command += ["--multi_gpu"] if processes > 1 else []
     paths = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {

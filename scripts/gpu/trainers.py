@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from hf_tempbalance.files import write_json
 
@@ -65,11 +66,9 @@ def row_of(task: str, device: str, processes: int) -> dict[str, Any]:
 
 def launch(task: str, folder: str, device: str, processes: int) -> list[tuple[int, str]]:
     """Exit code and errors of every rank; started without a launcher, which would look names up in a network."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
     group = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
-    group |= {"MASTER_PORT": port, "EVERYWHERE_DEVICE": device, "DS_ACCELERATOR": device, "DS_BUILD_OPS": "0"}
+    group |= {"MASTER_PORT": str(get_free_port()), "EVERYWHERE_DEVICE": device, "DS_ACCELERATOR": device}
+    group |= {"DS_BUILD_OPS": "0"}
     running, outputs = [], []
     for rank in range(processes):
         mine = os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}

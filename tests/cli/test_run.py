@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from forked import free_port, run_directly, run_script
+from forked import run_directly, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from hf_tempbalance import TempBalanceConfig, run
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
@@ -365,8 +366,8 @@ def test_tokens_are_not_written_into_the_record():
 def test_two_processes_balance_alike_and_one_writes(tmp_path, launcher):
     start = {
         "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--num_processes=2"]
-        + ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}", "-m"],
-        "torchrun": ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}", "-m"],
+        + ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={get_free_port()}", "-m"],
+        "torchrun": ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={get_free_port()}", "-m"],
     }[launcher]
     command = [sys.executable, "-m", *start, "hf_tempbalance.run", *BALANCE, str(SCRIPTS / "language_model.py")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

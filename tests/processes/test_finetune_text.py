@@ -14,6 +14,7 @@ from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 from hf_tempbalance.runs.results import read_results
 
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "finetune_text.py"
 
 
@@ -56,11 +57,6 @@ def table(texts, tmp_path_factory) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("sentence", "package"), *texts])
     return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
 def finetune(folder: Path, *flags: str) -> Ended:

@@ -15,30 +15,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from forked import free_port, run_ranks
+from everywhere.programs import launch
+from forked import run_ranks
 
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
 
 
 WORKER = Path(__file__).with_name("worker.py")
 pytestmark = pytest.mark.extras  # DeepSpeed
-NOT_GIVEN = ["--mixed_precision=no", "--dynamo_backend=no"]
-
-
-def launch(task: str, folder: Path, processes: int, *, timeout: float = 240) -> subprocess.CompletedProcess:
-    """``accelerate launch``; on machines without a GPU its --multi_gpu starts processes that use gloo."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", *NOT_GIVEN, "--num_machines=1"]
-    command += ["--multi_gpu"] if processes > 1 else []
-    command += [f"--num_processes={processes}", f"--main_process_port={free_port()}", str(WORKER), task, str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
 
 
 def results(task: str, folder: Path, processes: int, *, launched: bool = False) -> list[dict]:
     """What each rank found."""
     folder.mkdir(parents=True, exist_ok=True)
     if launched:
-        done = launch(task, folder, processes)
+        done = launch([str(WORKER), task, str(folder)], processes)
         assert done.returncode == 0, done.stderr[-4000:]
     else:
         for rank in run_ranks(folder, processes, WORKER, task, str(folder)):
@@ -141,7 +132,7 @@ def test_ranks_with_other_models_are_told_which_layer_differs(tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job_with_an_error(tmp_path):
-    done = launch("killed", tmp_path, 2, timeout=120)
+    done = launch([str(WORKER), "killed", str(tmp_path)], 2, timeout=120)
     assert done.returncode != 0
     assert not list(tmp_path.glob("killed-*.json"))
 
@@ -209,7 +200,8 @@ def two_hosts():
 def test_two_hosts_of_two_processes_each_are_as_four_on_one(tmp_path, two_hosts, one_process):
     running = []
     for number, (name, device, _) in enumerate(two_hosts):
-        command = [sys.executable, "-m", "accelerate.commands.launch", *NOT_GIVEN, "--multi_gpu", "--num_processes=4"]
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=4"]
+        command += ["--mixed_precision=no", "--dynamo_backend=no"]
         command += ["--num_machines=2", f"--machine_rank={number}", f"--main_process_ip={two_hosts[0][2]}"]
         command += ["--main_process_port=29511", "--rdzv_backend=static", str(WORKER), "callback", str(tmp_path)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": device}

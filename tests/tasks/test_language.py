@@ -21,6 +21,7 @@ from hf_tempbalance.tasks.language_data import END, load_blocks
 from hf_tempbalance.tasks.language_modeling import LanguageArguments, check, make_trainer
 
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "language_modeling.py"
 TEXT = "The cache of a run holds what every other run of the same text would make again. "
 TINY = {"block_size": 16, "vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -39,12 +40,6 @@ def table(folder: Path, column: str = "text", **splits: list[str | None]) -> str
         lines = [json.dumps({column: text}) for text in texts]
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     return str(folder)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

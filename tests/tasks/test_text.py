@@ -23,6 +23,7 @@ from hf_tempbalance.tasks.text_data import python_pages, python_paragraphs
 from hf_tempbalance.tasks.text_splits import load_text
 
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "text_classification.py"
 SHORT = ["--use_cpu=true", "--disable_tqdm=true", "--max_train_samples=30", "--max_eval_samples=20", "--max_length=24"]
 
@@ -40,11 +41,6 @@ def rows(count: int, start: int = 0) -> list[tuple[str, object]]:
     return [
         (f"text {number}" + " more" * number, "bad" if number % 4 == 0 else "good") for number in range(start, count)
     ]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
 def load(folder: Path, seed: int = 0, **options):
