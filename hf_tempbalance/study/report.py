@@ -43,8 +43,7 @@ def markdown(collected: Collected) -> str:
         lines += [f"## {study.tune.option}, chosen on held-out data", "", *_tuning(collected, study.tune), ""]
     lines += ["## Machine", "", *_machines([*collected.finals, *collected.trials]), ""]
     if collected.left_out:
-        lines += ["## Left out", ""]
-        lines += [*(f"* {name}: {reason}" for name, reason in sorted(collected.left_out.items())), ""]
+        lines += ["## Left out", "", *_left_out(collected), ""]
     return "\n".join(lines)
 
 
@@ -184,3 +183,16 @@ def _machines(found: list[Measured]) -> list[str]:
         device = f"{place['device']} ({place.get('machine', 'unknown')}), {place['threads']} threads"
         kinds[f"{device}; {versions}; {commit}"] += 1
     return [f"* {count} runs: {kind}" for kind, count in sorted(kinds.items())]
+
+
+def _left_out(collected: Collected) -> list[str]:
+    """Why, once for all runs of a cell with the same reason: a study that is under way has hundreds."""
+    cells = {run.name: "--".join(run.cell.values()) for run in collected.study.possible_runs()}
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, reason in sorted(collected.left_out.items()):
+        alike.setdefault((cells.get(name, name), reason), []).append(name)
+    lines = []
+    for (cell, reason), (first, *others) in alike.items():
+        too = f", like {len(others)} more of {cell}" if others else ""
+        lines.append(f"* {first}{too}: {reason}")
+    return lines

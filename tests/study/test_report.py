@@ -220,7 +220,12 @@ def test_a_cell_whose_value_is_not_chosen_yet_is_left_out(tmp_path):
     folder = tmp_path / "small"
     study = study_in(folder, tune={"learning_rate": [0.1, 0.2], "seeds": [1]})
     write_results(folder / RUNS_NAME / study.trials()[0].name, results(1, 50.0))
-    assert collect(folder).left_out["plain"] == "its learning_rate has not been chosen yet"
+    collected = collect(folder)
+    assert collected.left_out["plain"] == "its learning_rate has not been chosen yet"
+    left_out = markdown(collected).partition("## Left out\n\n")[2].splitlines()
+    assert "* plain--learning_rate=0.2--seed1: it has not been run" in left_out
+    assert "* snr--learning_rate=0.1--seed1, like 1 more of snr: it has not been run" in left_out
+    assert len(left_out) == 6  # of each method the value and the runs
 
 
 def test_what_is_published_has_no_path_of_the_machine_and_gives_the_same_tables_byte_for_byte(tmp_path):
