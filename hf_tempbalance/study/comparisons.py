@@ -143,7 +143,7 @@ def _at_rate(collected: Collected, cell: dict[str, str], at: AtRate | str) -> Co
     """The comparison with plain training at the mean rate, by runs that no other comparison has."""
     if isinstance(at, str):
         return _compare(collected, cell, "at_rate", "plain at its mean rate", [], [], at)
-    if at.nearest is None or at.is_known:
+    if at.factor > NEAR:
         nearest = "" if at.nearest is None else f" (nearest: {at.nearest:g}, a factor of {at.factor:.2f})"
         name = f"{at.label} at {at.option} {at.wanted:.3g}"
         note = f"{name}, its rate x mean multiplier, has not been run{nearest}."

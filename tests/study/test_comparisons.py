@@ -201,6 +201,13 @@ def test_the_run_that_is_missing_at_the_mean_rate_is_named(tmp_path):
     assert "has not been run (nearest: 0.1, a factor of 1.39)" in at_rate.note
 
 
+def test_a_rate_that_was_tried_further_than_a_quarter_away_stands_for_none(tmp_path):
+    """0.068 is nearer to 0.05, of which there are trials alone, than to 0.1, and too far from both."""
+    _, at_rate = tuned(tmp_path / "small", 0.68)
+    assert at_rate.sentence == "better than plain at learning_rate 0.068: not shown (not run)"
+    assert "has not been run (nearest: 0.05, a factor of 1.36)" in at_rate.note
+
+
 def test_plain_training_at_a_rate_of_its_own_cell_counts_as_well(tmp_path):
     folder = tmp_path / "small"
     methods = {"plain": {"learning_rate": 0.1}, "slow": {"learning_rate": 0.05}, "tempbalance": ON}
