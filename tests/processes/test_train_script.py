@@ -9,12 +9,14 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Ended, run_directly
 from safetensors.torch import load_file
 
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
@@ -38,8 +40,10 @@ def train(folder: Path, *flags: str) -> list[str]:
     return [sys.executable, str(SCRIPTS / "train.py"), *SMALL, f"--output_dir={folder}", "--tempbalance=true", *flags]
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(command: list[str]) -> Ended:
+    """The command line of a script, in a forked process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run_directly(Path(folder), *command[1:])
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,8 @@ def whole(tmp_path_factory) -> Path:
     """A run that nobody stopped, started by accelerate launch."""
     folder = tmp_path_factory.mktemp("whole")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
-    done = run([*launcher, *train(folder, "--validation_fraction=0.1", f"--hub_token={TOKEN}")[1:]])
+    command = [*launcher, *train(folder, "--validation_fraction=0.1", f"--hub_token={TOKEN}")[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (folder / "printed.txt").write_text(done.stdout + done.stderr)
     return folder
@@ -92,7 +97,7 @@ def test_the_folder_has_what_the_hub_needs(whole):
 def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weights(tmp_path):
     flags = ["--save_strategy=steps", "--save_steps=3"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    assert run(train(straight, *flags)).returncode == 0
+    assert run(train(straight, *flags)).code == 0
     with subprocess.Popen(train(killed, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.time() + 120
         # A complete checkpoint in the middle of the second epoch; the state is written last.
@@ -102,7 +107,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weig
         os.kill(process.pid, signal.SIGKILL)
     assert json.loads((killed / "results.json").read_text())["status"] == "running"
     done = run(train(killed, *flags, f"--resume_from_checkpoint={killed / 'checkpoint-15'}"))
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     one, other = load_file(straight / "model.safetensors"), load_file(killed / "model.safetensors")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -116,7 +121,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weig
 @pytest.mark.slow
 def test_a_run_that_fails_is_recorded_with_its_error(tmp_path):
     done = run(train(tmp_path, "--optim=adagrad", "--optim_args=lr_decay=-1"))
-    assert done.returncode == 1
+    assert done.code == 1
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["status"] == "failed" and "lr_decay" in results["error"]
 
@@ -155,14 +160,14 @@ def test_a_mistake_is_one_line_and_no_traceback(tmp_path, flags, code, message, 
 def test_a_mistake_in_a_file_ends_the_process_with_one_line(tmp_path):
     (tmp_path / "a.yaml").write_text("min_rate: 0.5")
     done = run([sys.executable, str(SCRIPTS / "train.py"), "--config", str(tmp_path / "a.yaml")])
-    assert done.returncode == 1
+    assert done.code == 1
     # Optimizers that are installed besides may have something to say when they are imported; ours is the last line.
     message = f"train.py: {tmp_path}/a.yaml: unknown key 'min_rate'. Did you mean 'min_ratio'?"
-    assert done.stderr.splitlines()[-1] == message and "Traceback" not in done.stderr
+    assert done.err.splitlines()[-1] == message and "Traceback" not in done.err
 
 
 def test_debug_shows_where(tmp_path):
-    lines = run(train(tmp_path, "--debug", "--min_ratio=2")).stderr.splitlines()
+    lines = run(train(tmp_path, "--debug", "--min_ratio=2")).err.splitlines()
     assert "Traceback (most recent call last):" in lines and lines[-1].startswith("train.py: min_ratio=2.0")
 
 
@@ -233,7 +238,7 @@ def test_one_process_at_a_time_then_ctrl_c_then_a_new_run_in_its_place(tmp_path,
     assert "Traceback" not in err
     assert json.loads((tmp_path / "results.json").read_text())["status"] == "interrupted"
     done = run(train(tmp_path, "--num_train_epochs=1", "--overwrite_output_dir=true"))
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert json.loads((tmp_path / "results.json").read_text())["status"] == "finished"
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]  # nothing of the old run
     assert [look["step"] for look in read_history(tmp_path / HISTORY_NAME)] == [0, 10]
@@ -241,14 +246,14 @@ def test_one_process_at_a_time_then_ctrl_c_then_a_new_run_in_its_place(tmp_path,
 
 def test_compare_prints_both_runs_and_every_layer_and_draws_a_picture(whole, tmp_path):
     plain, picture = tmp_path / "plain", tmp_path / "pictures" / "comparison.png"
-    assert run(train(plain, "--tempbalance=false", "--validation_fraction=0.1")).returncode == 0
+    assert run(train(plain, "--tempbalance=false", "--validation_fraction=0.1")).code == 0
     assert not (plain / HISTORY_NAME).exists()
     done = run([sys.executable, str(SCRIPTS / "compare.py"), str(plain), str(whole), "--picture", str(picture)])
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     results = json.loads((whole / "results.json").read_text())
-    assert f"{results['epochs'][-1]['eval_test_accuracy']:.4f}" in done.stdout
+    assert f"{results['epochs'][-1]['eval_test_accuracy']:.4f}" in done.out
     for layer in read_history(whole / HISTORY_NAME)[-1]["layers"]:
-        row = next(line for line in done.stdout.splitlines() if layer["name"] in line)
+        row = next(line for line in done.out.splitlines() if layer["name"] in line)
         assert f"{layer['alpha']:.2f}" in row and f"{layer['alpha_relative']:.2f}" in row
         assert (f"{layer['multiplier']:.2f}" if layer["excluded_by"] is None else layer["excluded_by"]) in row
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 20_000
@@ -256,4 +261,4 @@ def test_compare_prints_both_runs_and_every_layer_and_draws_a_picture(whole, tmp
 
 def test_compare_says_what_is_missing(tmp_path, whole):
     done = run([sys.executable, str(SCRIPTS / "compare.py"), str(tmp_path), str(whole)])
-    assert done.returncode == 1 and "has no results.json" in done.stderr and "Traceback" not in done.stderr
+    assert done.code == 1 and "has no results.json" in done.err and "Traceback" not in done.err
