@@ -51,6 +51,12 @@ def run_directly(folder: Path, script: Path | str, *arguments: str) -> Ended:
     return _forked(folder, lambda: _as_main(script, *arguments))
 
 
+def run_aside(script: Path | str, *arguments: str) -> Ended:
+    """``python SCRIPT ARGUMENTS`` in a folder of its own, which goes with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run_directly(Path(folder), script, *arguments)
+
+
 def run_ranks(folder: Path, processes: int, script: Path, *arguments: str, timeout: float = 240) -> list[Ended]:
     """``python SCRIPT ARGUMENTS`` in processes that form a group, with the variables that a launcher gives to them."""
     ranks = []
@@ -72,8 +78,7 @@ def run_ranks(folder: Path, processes: int, script: Path, *arguments: str, timeo
 
 def run_study(*arguments: str) -> Ended:
     """``scripts/study.py ARGUMENTS``; it starts its runs in processes of their own as ever."""
-    with tempfile.TemporaryDirectory() as folder:
-        return run_directly(Path(folder), STUDY_SCRIPT, *arguments)
+    return run_aside(STUDY_SCRIPT, *arguments)
 
 
 def wait_until_free(folder: Path, seconds: float = 60) -> None:

@@ -29,7 +29,7 @@ def results(task: str, folder: Path, processes: int, *, launched: bool = False) 
     """What each rank found."""
     folder.mkdir(parents=True, exist_ok=True)
     if launched:
-        done = launch([str(WORKER), task, str(folder)], processes)
+        done = launch([str(WORKER), task, str(folder)], processes, timeout=240)
         assert done.returncode == 0, done.stderr[-4000:]
     else:
         for rank in run_ranks(folder, processes, WORKER, task, str(folder)):

@@ -1,4 +1,4 @@
-"""scripts/train.py and scripts/compare.py as a user starts them."""
+"""scripts/train.py and scripts/compare.py, started by a launcher, killed, or forked where that is the same."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import runpy
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
-from forked import Ended, run_directly
+from forked import Ended, run_aside
 from safetensors.torch import load_file
 
 from hf_tempbalance.runs.history import HISTORY_NAME, read_history
@@ -42,8 +41,7 @@ def train(folder: Path, *flags: str) -> list[str]:
 
 def run(command: list[str]) -> Ended:
     """The command line of a script, in a forked process."""
-    with tempfile.TemporaryDirectory() as folder:
-        return run_directly(Path(folder), *command[1:])
+    return run_aside(*command[1:])
 
 
 @pytest.fixture(scope="module")
