@@ -22,6 +22,8 @@ class Comparison:
             `controls.CONTROLS`.
         name: of that, as it is reported: the baseline's label, "shuffled", "plain at learning_rate 0.05".
         difference: over the pairs of runs with one seed, in the unit that the metric is shown in.
+        held_out: the same pairs' difference of the metric that tuned values are chosen by, in its own unit; of no
+            pair where the runs have not measured it.
         diverged: pairs that are not in it, because one of the two values is no number.
         is_run: whether what it is compared with has a finished run.
         maximize: whether larger values are better.
@@ -33,6 +35,7 @@ class Comparison:
     kind: str
     name: str
     difference: Interval
+    held_out: Interval
     diverged: int
     is_run: bool
     maximize: bool
@@ -177,6 +180,7 @@ def _compare(
         kind=kind,
         name=name,
         difference=difference,
+        held_out=_paired(collected, ours, theirs, held_out=True)[0],
         diverged=diverged,
         is_run=bool(theirs),
         maximize=display_of(collected.study).maximize,
@@ -185,10 +189,14 @@ def _compare(
     )
 
 
-def _paired(collected: Collected, ours: list[Measured], theirs: list[Measured]) -> tuple[Interval, int]:
+def _paired(
+    collected: Collected, ours: list[Measured], theirs: list[Measured], *, held_out: bool = False
+) -> tuple[Interval, int]:
     """The difference over the pairs of runs with one seed, in the unit that is shown, and how many pairs diverged."""
-    display = display_of(collected.study)
-    one, two = ({m.run.seed: display.value(m.last) for m in runs} for runs in (ours, theirs))
+    display = display_of(collected.study, held_out=held_out)
+    one, two = (
+        {m.run.seed: display.value(m.held_out if held_out else m.last) for m in runs} for runs in (ours, theirs)
+    )
     gains = [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
     finite = [gain for gain in gains if math.isfinite(gain)]
     return paired_difference(finite), len(gains) - len(finite)

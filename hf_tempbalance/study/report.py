@@ -39,6 +39,7 @@ def markdown(collected: Collected) -> str:
     ]
     if comparisons:
         lines += ["## Comparisons", "", *_comparisons(collected, comparisons), ""]
+        lines += _on_held_out_data(collected, comparisons)
     if study.tune:
         lines += [f"## {study.tune.option}, chosen on held-out data", "", *_tuning(collected, study.tune), ""]
     lines += ["## Machine", "", *_machines([*collected.finals, *collected.trials]), ""]
@@ -140,6 +141,31 @@ def _comparisons(collected: Collected, comparisons: list[Comparison]) -> list[st
     if notes := [one for one in comparisons if one.note]:
         lines += ["", *(f"* {escape(', '.join(one.cell.values()))}: {escape(one.note)}" for one in notes)]
     return lines
+
+
+def _on_held_out_data(collected: Collected, comparisons: list[Comparison]) -> list[str]:
+    """The compared pairs once more, on other data: a difference that is there at all should be seen on both."""
+    study, display = collected.study, display_of(collected.study, held_out=True)
+    # Plain training at a method's mean rate often has trials alone, and those did have a part in the choice.
+    found = [one for one in comparisons if one.kind != "at_rate" and one.held_out.n]
+    if study.tune is None or (study.metric and study.metric.choose == study.metric.report) or not found:
+        return []
+    body = [
+        [*one.cell.values(), one.name, str(one.held_out.n), display.interval(one.held_out, signed=True)]
+        for one in found
+    ]
+    points, seeds = ", in points" if display.unit else "", ", ".join(map(str, study.tune.seeds))
+    return [
+        "## The same pairs on held-out data",
+        "",
+        f"Difference of {display.name}{points}, {display.better} is better, at the end of the same runs. "
+        f"{study.tune.option} was chosen on these data over the seeds {seeds}. No verdict is drawn from it. "
+        "An interval is over the seeds, with the same data for all of them: other data of the same kind show how much "
+        "of a difference hangs on which are taken.",
+        "",
+        *markdown_table([*study.axes, "compared with", "pairs", "difference"], body),
+        "",
+    ]
 
 
 def _tuning(collected: Collected, tune: Tuning) -> list[str]:

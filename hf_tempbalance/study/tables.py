@@ -179,12 +179,14 @@ def csv_table(collected: Collected, table: list[Row]) -> str:
 def csv_comparisons(collected: Collected, comparisons: list[Comparison]) -> str:
     """The numbers of the comparisons, likewise; ``detectable`` with as many seeds as the study has."""
     names = ["pairs", "diverged", "mean", "sd", "low", "high", "p", "holm", "shown", "detectable", "seeds_needed"]
+    names += [f"held_out_{part}" for part in ("mean", "sd", "low", "high")]
     lines: list[Sequence[Any]] = [[*collected.study.axes, "kind", "compared_with", *names]]
     for one in comparisons:
         numbers = [*_parts(one.difference), _number(one.p), _number(one.holm)]
         power = [_number(one.detectable(len(collected.study.seeds))), one.seeds_needed or ""]
         counts = [one.difference.n, one.diverged]
-        lines.append([*one.cell.values(), one.kind, one.name, *counts, *numbers, one.verdict, *power])
+        held_out = _parts(one.held_out)
+        lines.append([*one.cell.values(), one.kind, one.name, *counts, *numbers, one.verdict, *power, *held_out])
     return _csv(lines)
 
 

@@ -209,6 +209,35 @@ def test_the_page_has_the_difference_to_the_baseline_at_every_tuned_value(tmp_pa
     assert "| snr | -50.00 (one pair) | +50.00 (one pair) |" in gains
 
 
+def test_the_page_has_the_same_pairs_on_held_out_data_where_a_value_was_chosen_there(tmp_path):
+    folder = tmp_path / "small"
+    study = study_in(folder, tune={"learning_rate": [0.1, 0.2], "seeds": [101]})
+    gains = {"plain": 0.0, "tempbalance": -1.0, "snr": 2.0}
+    wanted = {1: 70.0, 2: 70.0, 3: 70.3, 101: 90.0}  # the trial's is in no pair
+    fill(
+        folder,
+        study,
+        lambda run: LAST[run.cell["method"]].get(run.seed, 1.0),
+        lambda run: wanted[run.seed] + gains[run.cell["method"]] * run.seed,
+    )
+    collected = collect(folder)
+    page = markdown(collected)
+    section = page[page.index("## The same pairs on held-out data") : page.index("## learning_rate, chosen")]
+    assert "Difference of accuracy on held-out images, in points, larger is better" in section
+    assert "was chosen on these data over the seeds 101." in section
+    assert "| tempbalance | plain | 3 | -2.00 +- 1.00 [-4.48, 0.48] |" in section
+    assert "| snr | plain | 3 | +4.00 +- 2.00 [-0.97, 8.97] |" in section
+    assert len(lines_of(section, "| ")) == 4  # none at a mean rate: those may be trials
+    table = list(csv.DictReader(io.StringIO(csv_comparisons(collected, compare(collected)))))
+    assert float(table[0]["held_out_mean"]) == pytest.approx(-2.0) and float(table[0]["held_out_sd"]) == pytest.approx(
+        1.0
+    )
+
+
+def test_nothing_is_said_of_held_out_data_where_nothing_was_chosen_on_them(tmp_path):
+    assert "held-out data\n\n" not in markdown(filled(tmp_path / "small"))
+
+
 def test_a_value_of_which_a_trial_diverged_is_not_chosen(tmp_path):
     folder = tmp_path / "small"
     study = study_in(folder, tune={"learning_rate": [0.1, 0.2], "seeds": [1]})
