@@ -18,8 +18,7 @@ from hf_tempbalance.study.tables import edge
 STUDIES = sorted(path.parent for path in RESULTS.glob("*/study.json"))
 PAGES = sorted(path for path in RESULTS.glob("*.md") if path.name != "plan.md")  # numbers of before, from no run here
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)", flags=re.DOTALL)
-UNFINISHED = sorted(path.parent for path in RESULTS.glob("unfinished/*/study.json"))
-GOES_ON = [*(folder for folder in STUDIES if folder.name != "small_cpu"), *UNFINISHED]  # options had other names then
+GOES_ON = [folder for folder in STUDIES if folder.name != "small_cpu"]  # its options had other names then
 CONFIGS = RESULTS.parents[1] / "configs" / "studies"
 GIVEN = ("dataset", "dataset_config", "model_name_or_path")  # local copies of what a study file names
 MOST_BYTES = 30e6
